@@ -1,0 +1,62 @@
+"""TurboQuant vector quantizers (arXiv 2504.19874): exact, packed, scored without unpacking to floats."""
+
+from tq_core._prim import bits as _bits
+from tq_core.build import from_spec, normalize
+from tq_core.codec import VectorCodec
+from tq_core.codes import Codes, Encoded
+from tq_core.container import FORMAT_VERSION
+from tq_core.errors import (
+    BackendUnavailable,
+    CorruptData,
+    FormatVersion,
+    InvalidBitWidth,
+    InvalidDimension,
+    InvalidDtype,
+    InvalidSpec,
+    NotFinite,
+    NotUnitNorm,
+    ScaleRange,
+    ShapeMismatch,
+    SpecMismatch,
+    TurboQuantError,
+    ZeroVector,
+)
+from tq_core.mse import TurboQuantMSE
+from tq_core.polar import PolarQuant
+from tq_core.prod import TurboQuantProd
+from tq_core.qjl import QJL
+from tq_core.registry import backends
+from tq_core.report import report
+
+COMPILED: bool = not (getattr(_bits, "__file__", "") or "").endswith(".py")
+"""Whether the scalar primitives run compiled (a wheel) or interpreted (an editable install)."""
+
+__all__ = [
+    "COMPILED",
+    "FORMAT_VERSION",
+    "QJL",
+    "BackendUnavailable",
+    "Codes",
+    "CorruptData",
+    "Encoded",
+    "FormatVersion",
+    "InvalidBitWidth",
+    "InvalidDimension",
+    "InvalidDtype",
+    "InvalidSpec",
+    "NotFinite",
+    "NotUnitNorm",
+    "PolarQuant",
+    "ScaleRange",
+    "ShapeMismatch",
+    "SpecMismatch",
+    "TurboQuantError",
+    "TurboQuantMSE",
+    "TurboQuantProd",
+    "VectorCodec",
+    "ZeroVector",
+    "backends",
+    "from_spec",
+    "normalize",
+    "report",
+]

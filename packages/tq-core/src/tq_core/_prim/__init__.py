@@ -1,0 +1,1 @@
+"""The scalar primitives: numpy-free, compiled by mypyc in wheels, the same source readable and runnable without it."""

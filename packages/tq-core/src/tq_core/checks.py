@@ -1,0 +1,121 @@
+"""The public door: arrays and numbers are checked here once, before anything is computed or written."""
+
+from typing import Final, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tq_core.errors import (
+    InvalidBitWidth,
+    InvalidDimension,
+    InvalidDtype,
+    InvalidSpec,
+    NotFinite,
+    NotUnitNorm,
+    ShapeMismatch,
+)
+from tq_core.norms import row_norms
+
+MAX_DIM: Final = 1 << 20
+
+# How far from 1 the norm of a "unit" row may be, by input dtype: what rounding in that dtype explains, with room.
+UNIT_TOLERANCE: Final = {"float16": 4e-3, "float32": 1e-4, "float64": 1e-6}
+
+
+def dimension(dim: SupportsIndex) -> int:
+    """dim as an int in 2..MAX_DIM, or InvalidDimension."""
+    value = _integer(dim, "dim", InvalidDimension)
+    if not 2 <= value <= MAX_DIM:
+        raise InvalidDimension(f"dim must lie in 2..{MAX_DIM}, got {value}")
+    return value
+
+
+def bit_width(bits: SupportsIndex, low: int, high: int, what: str) -> int:
+    """bits as an int in low..high, or InvalidBitWidth."""
+    value = _integer(bits, "bits", InvalidBitWidth)
+    if not low <= value <= high:
+        raise InvalidBitWidth(f"{what} takes {low} to {high} bits, got {value}")
+    return value
+
+
+def seed_value(seed: SupportsIndex) -> int:
+    """seed as an int in 0..2**64-1, or InvalidSpec."""
+    value = _integer(seed, "seed", InvalidSpec)
+    if not 0 <= value < 1 << 64:
+        raise InvalidSpec(f"seed must lie in 0..2**64-1, got {value}")
+    return value
+
+
+def choice(value: object, allowed: tuple[str, ...], name: str) -> str:
+    """value if it is one of the allowed strings, or InvalidSpec."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidSpec(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
+    """value as an int in low..high, or InvalidSpec."""
+    number = _integer(value, name, InvalidSpec)
+    if not low <= number <= high:
+        raise InvalidSpec(f"{name} must lie in {low}..{high}, got {number}")
+    return number
+
+
+def _integer(value: SupportsIndex, name: str, error: type[Exception]) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise error(f"{name} must be an integer, got {value!r}")
+    return value.__index__()
+
+
+def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
+    """(rows, dim) C-contiguous native floats, and whether a single (dim,) vector came in.
+
+    Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
+    where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
+    """
+    array = np.asarray(x)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise InvalidDtype(
+            f"{name} must be float16, float32 or float64, got {array.dtype}; convert it, e.g. with .astype('float32')"
+        )
+    if array.ndim not in (1, 2) or array.shape[-1] != dim:
+        raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
+    single = array.ndim == 1
+    rows: NDArray[np.floating] = np.ascontiguousarray(array.reshape(-1, dim), dtype=array.dtype.newbyteorder("="))
+    require_finite(rows, name, single=single)
+    return rows, single
+
+
+def require_finite(rows: NDArray[np.floating], name: str, *, single: bool = False) -> None:
+    """Raise NotFinite naming the first coordinate that is NaN or infinite."""
+    finite = np.isfinite(rows)
+    if finite.all():
+        return
+    row, column = (int(i) for i in np.argwhere(~finite)[0])
+    where = f"[{column}]" if single else f"[{row}, {column}]"
+    raise NotFinite(f"{name}{where} is {rows[row, column]}; all values must be finite")
+
+
+def require_unit(rows: NDArray[np.floating]) -> None:
+    """Raise NotUnitNorm for the first row whose norm is off by more than UNIT_TOLERANCE of the dtype."""
+    norms = row_norms(rows)
+    tolerance = UNIT_TOLERANCE[rows.dtype.name]
+    off = np.abs(norms - 1.0) > tolerance
+    if off.any():
+        row = int(np.argmax(off))
+        raise NotUnitNorm(
+            f"row {row} has norm {norms[row]:.9g}, expected 1 within {tolerance:g} for {rows.dtype}; "
+            "normalize() it, or use VectorCodec, which keeps norms"
+        )
+
+
+def query_rows(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
+    """Queries as (queries, dim) float32; values beyond float32 are refused."""
+    rows, _ = float_rows(queries, dim, "queries")
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32, copy=False)
+    if narrow is not rows:
+        require_finite(narrow, "queries (as float32)")
+    return narrow

@@ -1,0 +1,65 @@
+"""The sealed container: magic, version, lengths, checksum, JSON header, payload (docs/format.md, section 8)."""
+
+import hashlib
+import json
+import struct
+from typing import Any, Final
+
+from tq_core.errors import CorruptData, FormatVersion, TurboQuantError
+from tq_core.spec import Spec, validated
+
+FORMAT_VERSION: Final = 1
+MAGIC: Final = b"TQv\0"
+PREFIX: Final = 52
+MAX_HEADER: Final = 1 << 16
+_FIXED: Final = struct.Struct("<4sIIQ")
+
+
+def seal(header: dict[str, Any], payload: bytes) -> bytes:
+    """One self-contained byte string."""
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
+    fixed = _FIXED.pack(MAGIC, FORMAT_VERSION, len(text), len(payload))
+    digest = hashlib.sha256(fixed + text + payload).digest()
+    return b"".join((fixed, digest, text, payload))
+
+
+def open_sealed(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], memoryview]:
+    """Header and payload of verified bytes. Checks magic, version, lengths and checksum, in this order."""
+    view = memoryview(data).cast("B")
+    if len(view) < PREFIX:
+        raise CorruptData(f"{len(view)} bytes are too few: the fixed part alone has {PREFIX}")
+    magic, version, header_size, payload_size = _FIXED.unpack(view[: _FIXED.size])
+    if magic != MAGIC:
+        raise CorruptData(f"these bytes begin with {bytes(magic)!r}, not with {MAGIC!r}: not TurboQuant codes")
+    if version != FORMAT_VERSION:
+        raise FormatVersion(f"format version {version}; this release reads {FORMAT_VERSION}: upgrade tq-core")
+    if header_size > MAX_HEADER:
+        raise CorruptData(f"header of {header_size} bytes; at most {MAX_HEADER} are allowed")
+    expected = PREFIX + header_size + payload_size
+    if expected != len(view):
+        raise CorruptData(f"{expected} bytes announced, {len(view)} at hand: truncated or with something appended")
+    digest = hashlib.sha256(view[: _FIXED.size])
+    digest.update(view[PREFIX:])
+    if digest.digest() != view[_FIXED.size : PREFIX]:
+        raise CorruptData("checksum does not match: the bytes were changed after they were written")
+    return _header(view[PREFIX : PREFIX + header_size]), view[PREFIX + header_size :]
+
+
+def _header(text: memoryview) -> dict[str, Any]:
+    try:
+        header = json.loads(bytes(text).decode("ascii"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptData(f"header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise CorruptData(f"header is a JSON {type(header).__name__}, expected an object")
+    return header
+
+
+def checked_spec(spec: object) -> Spec:
+    """The spec of a header, validated; any fault is CorruptData."""
+    try:
+        return validated(spec)  # type: ignore[arg-type]  # validated() itself refuses what is no mapping
+    except TurboQuantError as error:
+        raise CorruptData(f"header holds a bad spec: {error}") from error
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CorruptData(f"header holds a malformed spec: {error!r}") from error

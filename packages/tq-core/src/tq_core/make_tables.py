@@ -1,0 +1,84 @@
+"""The only writer of `data/codebooks.json`: `python -m tq_core.make_tables` solves anew, `--check` compares.
+
+The tables are shipped because the solver's last digit moves with the system's math library, and a centroid that moves
+may move a threshold. Layout: `{"version": 1, "tables": {dim: {bits: [hex float, ...]}}}`, positive halves, ascending.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+from tq_core._prim import book
+
+VERSION: Final = 1
+# Head dims of published decoders, and the embedding dims of the paper's experiments and common models.
+DIMS: Final = (
+    *(32, 64, 72, 80, 96, 100, 112, 120, 128, 160, 192, 200),
+    *(256, 320, 384, 512, 576, 640, 768, 1024, 1536, 2048, 3072, 4096),
+)
+BITS: Final = tuple(range(1, 9))
+PATH: Final = Path(__file__).parent / "data" / "codebooks.json"
+TOLERANCE: Final = 1e-12  # absolute, in units of 1/sqrt(dim): what two math libraries may differ by
+
+
+def read(path: Path = PATH) -> dict[int, dict[int, list[float]]]:
+    """The shipped tables as `tables[dim][bits]`, positive halves in float64."""
+    document = json.loads(path.read_text("ascii"))
+    if document["version"] != VERSION:
+        raise ValueError(f"{path.name} has version {document['version']}, this release reads {VERSION}")
+    return {
+        int(dim): {int(bits): [float.fromhex(text) for text in half] for bits, half in table.items()}
+        for dim, table in document["tables"].items()
+    }
+
+
+def render(tables: dict[int, dict[int, list[float]]]) -> str:
+    """The text of the file: canonical, one line per codebook, so that a change of one is one line of a diff."""
+    blocks = []
+    for dim, table in tables.items():
+        halves = {bits: ",".join(f'"{centroid.hex()}"' for centroid in half) for bits, half in table.items()}
+        lines = [f'"{bits}":[{half}]' for bits, half in halves.items()]
+        blocks.append(f'"{dim}":{{\n' + ",\n".join(lines) + "}")
+    return f'{{"version":{VERSION},"tables":{{\n' + ",\n".join(blocks) + "}}\n"
+
+
+def solve_all() -> dict[int, dict[int, list[float]]]:
+    """All tables, solved from nothing."""
+    return {dim: {bits: book.solve(dim, bits) for bits in BITS} for dim in DIMS}
+
+
+def largest_difference(shipped: dict[int, dict[int, list[float]]], solved: dict[int, dict[int, list[float]]]) -> float:
+    """The largest absolute difference of two sets of tables; ValueError when they do not hold the same codebooks."""
+    largest = 0.0
+    if {d: {b: len(h) for b, h in t.items()} for d, t in shipped.items()} != {
+        d: {b: len(h) for b, h in t.items()} for d, t in solved.items()
+    }:
+        raise ValueError("the shipped tables do not hold the dims, bits and sizes that this release solves")
+    for dim, table in solved.items():
+        for bits, half in table.items():
+            largest = max(largest, *(abs(a - b) for a, b in zip(shipped[dim][bits], half, strict=True)))
+    return largest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the tables, or with `--check` return 1 when the shipped ones are not what the solver finds."""
+    parser = argparse.ArgumentParser(prog="python -m tq_core.make_tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with the shipped tables; write nothing")
+    options = parser.parse_args(arguments)
+    solved = solve_all()
+    if options.check:
+        try:
+            difference = largest_difference(read(), solved)
+        except ValueError as error:
+            print(error, file=sys.stderr)  # noqa: T201 - a command's output
+            return 1
+        print(f"largest difference {difference:.3g} (allowed {TOLERANCE:g})")  # noqa: T201
+        return int(difference > TOLERANCE)
+    PATH.write_text(render(solved), "ascii", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

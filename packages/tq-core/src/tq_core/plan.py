@@ -1,0 +1,62 @@
+"""What a backend needs to encode, decode and score rows: rotation, codebook, scale rule, candidates, sketch."""
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from tq_core.codebook import Codebook
+from tq_core.packing import PLANES, plane_bytes, row_bytes
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+
+RULES: Final = ("plain", "norm", "unbiased", "mse")
+
+
+class ScalarPlan(NamedTuple):
+    """Everything that decides a scalar code. `strict`: rows are taken as unit vectors, their norm as 1."""
+
+    rotation: Rotation
+    codebook: Codebook
+    rule: str
+    candidates: tuple[float, ...]
+    sketch: Sketch | None
+    strict: bool
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the rows."""
+        return self.rotation.dim
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of the first stage in a packed row."""
+        return row_bytes(self.dim, self.codebook.bits)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a packed row, sketch included."""
+        return self.stage_bytes + (plane_bytes(self.sketch.projections, 1) if self.sketch else 0)
+
+    def padding_planes(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """(offset, values, widths) of each plane sequence in a row, for checking padding bits."""
+        planes = [(0, self.dim, PLANES[self.codebook.bits])]
+        if self.sketch is not None:
+            planes.append((self.stage_bytes, self.sketch.projections, (1,)))
+        return planes
+
+
+def scale_candidates(dim: int, search: int) -> tuple[float, ...]:
+    """Scales to try before quantizing, as float32 values in the order of trial; (1.0,) when search is 0.
+
+    Log-spaced within 20 % of 1 (25 % below dimension 96, where vectors differ more; docs/format.md, section 4).
+    """
+    if search <= 1:
+        return (1.0,)
+    reach = 0.25 if dim < 96 else 0.20
+    middle = search // 2
+    order = [middle]
+    for away in range(1, middle + 1):
+        order += [middle - away, middle + away]
+    exponents = [0.0 if i == middle else -reach + 2 * reach * i / (search - 1) for i in order]
+    return tuple(float(np.float32(math.exp(exponent))) for exponent in exponents)

@@ -1,0 +1,134 @@
+"""Backends: the protocol, lazy discovery through entry points, and who runs what.
+
+An explicit name never falls back; `auto` may, and warns. Resolved once, in a quantizer's constructor.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_core.errors import BackendUnavailable
+from tq_core.plan import ScalarPlan
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+
+GROUP: Final = "tq.backends"
+API_VERSION: Final = 1
+AUTO_ORDER: Final = ("simd", "numpy")  # `gpu` follows the data, `scalar` is the oracle and never automatic
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Operations on validated C-contiguous arrays; every one of them agrees with `numpy` as docs/format.md says."""
+
+    name: str
+    api_version: int
+
+    def rotate(self, rotation: Rotation, x: F32) -> F32:
+        """z = sqrt(dim) P x, (rows, dim)."""
+
+    def unrotate(self, rotation: Rotation, z: F32) -> F32:
+        """P^T z / sqrt(dim), (rows, dim)."""
+
+    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+        """Packed rows, scales, residual norms (None without a sketch)."""
+
+    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+        """Reconstructed rows, (rows, dim)."""
+
+    def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
+        """Estimated inner products, (queries, rows)."""
+
+    def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
+        """Sign bits, (rows, ceil(projections / 8))."""
+
+    def unsketch(self, sketch: Sketch, bits: U8) -> F32:
+        """Reconstruction of unit residuals, (rows, dim)."""
+
+    def sketch_scores(self, sketch: Sketch, bits: U8, queries: F32) -> F32:
+        """Estimated inner products with unit residuals, (queries, rows)."""
+
+
+def _numpy() -> Any:
+    from tq_core import numpy_backend
+
+    return numpy_backend.load()
+
+
+def _scalar() -> Any:
+    from tq_core import scalar
+
+    return scalar.load()
+
+
+_BUILT_IN: Final[dict[str, Callable[[], Any]]] = {"numpy": _numpy, "scalar": _scalar}
+
+
+@lru_cache(maxsize=1)
+def loaders() -> dict[str, Callable[[], Any]]:
+    """Loader of every backend by name: the built-in ones and those installed under `tq.backends`."""
+    from importlib.metadata import entry_points  # costs tens of milliseconds: not at import
+
+    found = dict(_BUILT_IN)
+    for point in entry_points(group=GROUP):
+        if point.name in found:
+            raise BackendUnavailable(point.name, "two distributions register this name", "uninstall one of them")
+        found[point.name] = lambda point=point: point.load()()  # type: ignore[misc]
+    return found
+
+
+@cache
+def load(name: str) -> Backend:
+    """The backend of that name, or BackendUnavailable with the reason."""
+    loader = _BUILT_IN.get(name) or loaders().get(name)
+    if loader is None:
+        hint = f"pip install tq-kernels-{name}" if name in ("simd", "gpu") else f"known: {', '.join(sorted(loaders()))}"
+        raise BackendUnavailable(name, "no such backend is installed", hint)
+    try:
+        backend = loader()
+    except BackendUnavailable:
+        raise
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(name, str(error)) from error
+    if getattr(backend, "api_version", None) != API_VERSION:
+        version = getattr(backend, "api_version", None)
+        raise BackendUnavailable(name, f"it speaks API version {version}, this tq-core {API_VERSION}", "upgrade both")
+    if not isinstance(backend, Backend):
+        raise BackendUnavailable(name, f"{type(backend).__name__} lacks operations of the Backend protocol")
+    return backend
+
+
+def resolve(name: str = "auto") -> Backend:
+    """Turn `backend=` into a backend. `auto` means what TQ_BACKEND names, else simd if it can run, else numpy."""
+    if name == "auto":
+        name = os.environ.get("TQ_BACKEND", "auto") or "auto"
+    if name != "auto":
+        return load(name)
+    known = loaders()
+    for candidate in AUTO_ORDER:
+        if candidate in known:
+            try:
+                return load(candidate)
+            except BackendUnavailable as error:
+                warnings.warn(f"{error}; trying the next one", RuntimeWarning, stacklevel=3)
+    raise AssertionError("numpy is always loadable")
+
+
+def backends() -> dict[str, str]:
+    """Every known backend and whether it can run here: 'ok', or the reason why not."""
+    state = {}
+    for name in sorted(loaders()):
+        try:
+            load(name)
+            state[name] = "ok"
+        except BackendUnavailable as error:
+            state[name] = error.reason
+    return state

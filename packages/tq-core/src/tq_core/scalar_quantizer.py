@@ -1,0 +1,112 @@
+"""What TurboQuantMSE and TurboQuantProd share: one plan, one backend, the strict unit-norm contract."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tq_core import checks, registry
+from tq_core.codebook import codebook
+from tq_core.codes import Codes
+from tq_core.errors import SpecMismatch
+from tq_core.plan import ScalarPlan
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+from tq_core.spec import Spec, bits_per_vector, validated
+
+F32 = NDArray[np.float32]
+
+
+class ScalarQuantizer:
+    """Rotate, quantize each coordinate, pack. Built from a spec alone; immutable; safe to share between threads."""
+
+    plan: ScalarPlan
+
+    def __init__(self, spec: Spec, stage_bits: int, sketch: Sketch | None, backend: str) -> None:
+        self._spec = spec
+        self.backend = registry.resolve(backend)
+        rotation = Rotation(spec["dim"], spec["rotation"], spec["seed"])
+        self.plan = ScalarPlan(rotation, codebook(spec["dim"], stage_bits), "plain", (1.0,), sketch, strict=True)
+
+    @classmethod
+    def from_spec(cls, spec: Spec, *, backend: str = "auto") -> Self:
+        """The quantizer of a spec dict."""
+        arguments = {key: value for key, value in validated(spec).items() if key != "kind"}
+        return cls(**arguments, backend=backend)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return self.plan.dim
+
+    @property
+    def bits(self) -> int:
+        """Nominal bits per coordinate."""
+        return int(self._spec["bits"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the rotation (and of the sketch)."""
+        return int(self._spec["seed"])
+
+    @property
+    def spec(self) -> Spec:
+        """A plain dict that rebuilds this quantizer: `tq_core.from_spec(spec)`. The backend is no part of it."""
+        return dict(self._spec)
+
+    @property
+    def bits_per_vector(self) -> int:
+        """Bits held for one vector, everything included."""
+        return bits_per_vector(self._spec)
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of rotation, codebook and sketch tables, shared by all vectors."""
+        sketch = self.plan.sketch.nbytes if self.plan.sketch is not None else 0
+        return self.plan.rotation.nbytes + self.plan.codebook.nbytes + sketch
+
+    def quantize(self, x: ArrayLike) -> Codes:
+        """Codes of unit vectors x, (dim,) or (rows, dim) float16/32/64, any strides.
+
+        Strict: raises InvalidDtype, ShapeMismatch, NotFinite or NotUnitNorm (tolerance 4e-3 / 1e-4 / 1e-6 for
+        float16 / 32 / 64) and never normalises. Zero rows of input are legal: `x` of shape (0, dim).
+        """
+        rows, single = checks.float_rows(x, self.dim)
+        checks.require_unit(rows)
+        packed, _, gammas = self.backend.encode(self.plan, rows)
+        arrays: dict[str, NDArray[Any]] = {"packed": packed}
+        if gammas is not None:
+            arrays["gammas"] = gammas.astype(np.float16)
+        return Codes._trusted(self._spec, arrays, single)
+
+    def dequantize(self, codes: Codes) -> F32:
+        """Reconstruction, float32, (rows, dim) or (dim,) when a single vector was quantized."""
+        self._require_own(codes)
+        rows = self.backend.decode(self.plan, codes.arrays["packed"], _ones(len(codes)), _gammas(codes))
+        return rows[0] if codes.single else rows
+
+    def scores(self, codes: Codes, queries: ArrayLike) -> F32:
+        """Estimated inner products, (queries, rows) float32, straight from packed codes.
+
+        `queries` is (dim,) or (queries, dim), any finite floats; each is rotated once.
+        """
+        self._require_own(codes)
+        asked = checks.query_rows(queries, self.dim)
+        return self.backend.scores(self.plan, codes.arrays["packed"], _ones(len(codes)), _gammas(codes), asked)
+
+    def _require_own(self, codes: Codes) -> None:
+        if not isinstance(codes, Codes) or codes._spec != self._spec:
+            made = codes._spec if isinstance(codes, Codes) else type(codes).__name__
+            raise SpecMismatch(f"these codes were made by {made}, this quantizer is {self._spec}")
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._spec.items() if key != "kind")
+        return f"{type(self).__name__}({arguments}, backend={self.backend.name!r})"
+
+
+def _ones(rows: int) -> F32:
+    return np.ones(rows, np.float32)
+
+
+def _gammas(codes: Codes) -> F32 | None:
+    return codes.arrays["gammas"].astype(np.float32) if "gammas" in codes.arrays else None
