@@ -54,7 +54,8 @@ class VectorCodec:
         self.underflow = checks.choice(underflow, ("raise", "zero"), "underflow")
         self._fields = fields(self._spec)
         if isinstance(quantizer, ScalarQuantizer):
-            candidates = scale_candidates(self.dim, self._spec["search"])
+            # `plain` rescales nothing, so the nearest centroids are the best already
+            candidates = scale_candidates(self.dim, 0 if scale == "plain" else self._spec["search"])
             self.plan = quantizer.plan._replace(rule=self._spec["scale"], candidates=candidates, strict=False)
 
     @property
@@ -139,9 +140,7 @@ class VectorCodec:
         if mask is not None:
             eligible = np.asarray(mask)
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
-                raise ShapeMismatch(
-                    f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}"
-                )
+                raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
         asked = checks.query_rows(queries, self.dim)
         return best_rows(lambda rows: self.scores(encoded[rows], asked), len(asked), len(encoded), wanted, eligible)
 

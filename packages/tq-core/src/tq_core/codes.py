@@ -179,5 +179,3 @@ def _check_scalars(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if name != "packed" and not (np.isfinite(array).all() and (array >= 0).all()):
             raise CorruptData(f"{name} must be finite and not negative")
-
-

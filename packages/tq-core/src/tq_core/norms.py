@@ -10,13 +10,14 @@ def row_norms(x: NDArray[np.floating]) -> NDArray[np.float64]:
     A float64 row beyond 1e154 overflows to infinity; callers refuse it because no scale dtype can hold it.
     """
     with np.errstate(over="ignore", under="ignore"):
-        sums = np.square(x, dtype=np.float64)
+        sums: NDArray[np.float64] = np.square(x, dtype=np.float64)
     n = sums.shape[1]
     while n > 1:
         half = (n + 1) // 2
         sums[:, : n - half] += sums[:, half:n]
         n = half
-    return np.sqrt(sums[:, 0])
+    norms: NDArray[np.float64] = np.sqrt(sums[:, 0])
+    return norms
 
 
 def unit_rows(x: NDArray[np.floating], norms: NDArray[np.float64]) -> NDArray[np.float32]:

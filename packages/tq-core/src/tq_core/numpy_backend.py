@@ -1,7 +1,7 @@
 """Backend `numpy`: every operation vectorised, and the bit-exact reference of all faster backends."""
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +98,11 @@ class NumpyBackend:
         """Sign bits of the sketched integer rows, (rows, ceil(projections / 8)) uint8."""
         if sketch.matrix is not None:
             # integers below 2**53 throughout, so float64 sums are exact in any order
-            projected = residuals.astype(np.float64) @ sketch.matrix.T.astype(np.float64)
+            positive = residuals.astype(np.float64) @ sketch.matrix.T.astype(np.float64) >= 0
         else:
             assert sketch.rotation is not None
-            projected = self.rotate(sketch.rotation, residuals.astype(np.float32))
-        return np.packbits(projected >= 0, axis=1, bitorder="little")
+            positive = self.rotate(sketch.rotation, residuals.astype(np.float32)) >= 0
+        return np.packbits(positive, axis=1, bitorder="little")
 
     def unsketch(self, sketch: Sketch, bits: U8) -> F32:
         """Reconstruction of the unit residual from its sign bits, (rows, dim) float32."""
@@ -115,12 +115,14 @@ class NumpyBackend:
 
     def sketch_scores(self, sketch: Sketch, bits: U8, queries: F32) -> F32:
         """Estimated inner products of queries with the unit residuals, (queries, rows) float32."""
+        projected: F32
         if sketch.matrix is not None:
             projected = (queries @ sketch.matrix.T.astype(np.float32)) * np.float32(1 / 2048)
         else:
             assert sketch.rotation is not None
             projected = self.rotate(sketch.rotation, queries)
-        return (projected @ _signs(sketch, bits).T) * np.float32(sketch.constant)
+        estimates: F32 = (projected @ _signs(sketch, bits).T) * np.float32(sketch.constant)
+        return estimates
 
 
 def load() -> NumpyBackend:
@@ -150,12 +152,11 @@ def _best_codes(plan: ScalarPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.i
     dots, squares = _integer_sums(v, book.levels[codes])
     if len(plan.candidates) == 1:
         return codes, dots, squares
-    merit_of = _error_merit if plan.rule == "plain" else _cosine_merit
-    best: NDArray[Any] = merit_of(dots, squares)
+    best = _merit(dots, squares)
     for candidate in plan.candidates[1:]:
         tried = table[_to_int16(scaled * np.float32(candidate)).view(np.uint16)]
         tried_dots, tried_squares = _integer_sums(v, book.levels[tried])
-        merit = merit_of(tried_dots, tried_squares)
+        merit = _merit(tried_dots, tried_squares)
         better = merit > best
         codes[better] = tried[better]
         dots[better], squares[better], best[better] = tried_dots[better], tried_squares[better], merit[better]
@@ -167,11 +168,7 @@ def _integer_sums(v: I16, levels: I16) -> tuple[NDArray[np.int64], NDArray[np.in
     return np.sum(v * wide, axis=1, dtype=np.int64), np.sum(wide * wide, axis=1, dtype=np.int64)
 
 
-def _error_merit(dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.int64]:
-    return 2 * dots - squares
-
-
-def _cosine_merit(dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.float64]:
+def _merit(dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.float64]:
     numerator = dots.astype(np.float64)
     return numerator * numerator / squares.astype(np.float64)
 

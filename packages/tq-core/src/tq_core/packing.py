@@ -35,7 +35,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Pack (rows, dim) codes below `2**bits` into (rows, row_bytes) uint8."""
     planes, shift = [], 0
     for width in PLANES[bits]:
-        part = codes if bits == width else codes >> shift & ((1 << width) - 1)
+        part = codes if bits == width else codes >> np.uint8(shift) & np.uint8((1 << width) - 1)
         planes.append(_pack_plane(part, width))
         shift += width
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)

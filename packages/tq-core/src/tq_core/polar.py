@@ -112,5 +112,3 @@ class PolarQuant:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._spec.items() if key != "kind")
         return f"PolarQuant({arguments}, backend={self.backend.name!r})"
-
-

@@ -19,9 +19,9 @@ class AngleBook:
         self.level, self.bits = level, bits
         if level == 1:
             width = 2 * math.pi / (1 << bits)
-            angles = (np.arange(1 << bits) + 0.5) * width
+            angles = np.asarray((np.arange(1 << bits) + 0.5) * width, np.float64)
             # the half circle y >= 0 alone is searched; the other half is folded onto it
-            self.edges: F64 = np.arange(1, 1 << (bits - 1)) * width
+            self.edges = np.asarray(np.arange(1, 1 << (bits - 1)) * width, np.float64)
             self.mean_cosine = math.sin(width / 2) / (width / 2)
         else:
             angles, self.edges, self.mean_cosine = _lloyd_max(level, 1 << bits)

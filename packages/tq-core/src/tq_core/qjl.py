@@ -71,14 +71,16 @@ class QJL:
     def dequantize(self, codes: Codes) -> F32:
         """|x| sqrt(pi/2)/m S^T sign(Sx), float32: unbiased, with large variance."""
         self._require_own(codes)
-        rows = self.backend.unsketch(self.sketch, codes.arrays["packed"]) * codes.arrays["gammas"][:, None]
+        rows: F32 = self.backend.unsketch(self.sketch, codes.arrays["packed"]) * codes.arrays["gammas"][:, None]
         return rows[0] if codes.single else rows
 
     def scores(self, codes: Codes, queries: ArrayLike) -> F32:
         """Unbiased estimates of <query, x>, (queries, rows) float32; the query keeps full precision."""
         self._require_own(codes)
         asked = checks.query_rows(queries, self.dim)
-        return self.backend.sketch_scores(self.sketch, codes.arrays["packed"], asked) * codes.arrays["gammas"]
+        estimates = self.backend.sketch_scores(self.sketch, codes.arrays["packed"], asked)
+        estimates *= codes.arrays["gammas"]
+        return estimates
 
     def cosines(self, codes: Codes, others: Codes) -> F32:
         """Estimates of cos(x, y) from the sign bits of both, (others, rows) float32: cos(pi hamming / projections)."""

@@ -1,0 +1,173 @@
+"""The contract suite of backends: `check_backend(backend)` raises AssertionError at the first disagreement.
+
+Every kernel package runs it in its own tests. Codes, scales and sketches are compared bit for bit with `numpy`;
+`exact=False` is for an oracle of higher precision, whose codes may differ only at a bin edge.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_core import packing, random_bits
+from tq_core.codebook import codebook
+from tq_core.numpy_backend import NumpyBackend
+from tq_core.plan import RULES, ScalarPlan, scale_candidates
+from tq_core.registry import API_VERSION, Backend
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+
+DIMS: Final = (2, 3, 7, 8, 9, 12, 15, 16, 17, 20, 31, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129, 192, 200, 256)
+LARGE_DIMS: Final = (576, 768, 1536)
+ROWS: Final = 24
+
+F32 = NDArray[np.float32]
+REFERENCE: Final = NumpyBackend()
+
+
+def samples(dim: int, seed: int = 0) -> F32:
+    """(24, dim) float32 rows: Gaussian ones, then one-hot, sparse, constant, outlier, duplicate, tiny, huge and zero."""
+    key = random_bits.stream_key(seed, 1 << 21)
+    x = random_bits.gaussians(key, ROWS * dim).reshape(ROWS, dim).astype(np.float32)
+    x[10:17] = 0
+    x[10, 0] = 1
+    x[11, dim - 1] = -2
+    x[12, [0, dim - 1]] = 1
+    x[13] = 1
+    x[14] = -0.5
+    x[15, ::2] = 3
+    x[17, 0] = 1e4
+    x[18] = x[0]
+    x[19] *= np.float32(1e-15)
+    x[20] *= np.float32(1e15)
+    x[21] *= np.float32(1e-30)
+    return x
+
+
+def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...] = DIMS + LARGE_DIMS) -> None:
+    """Run every operation of `backend` against the numpy reference on ordinary and adversarial rows."""
+    assert backend.api_version == API_VERSION, f"api_version {backend.api_version}, expected {API_VERSION}"
+    assert isinstance(backend, Backend), "operations of the Backend protocol are missing"
+    for dim in dims:
+        _check_rotation(backend, Rotation(dim, "hadamard", 7), exact)
+        for bits in range(1, 9) if dim in (3, 33, 64, 100, 128) else (1, 3, 4, 8):
+            _check_codes(backend, _plan(dim, bits), exact)
+    for dim in (8, 64, 100, 128):
+        for rule in RULES:
+            _check_codes(backend, _plan(dim, 4, rule=rule), exact)
+        for search in (3, 9, 13):
+            _check_codes(backend, _plan(dim, 3, search=search), exact)
+        for kind in ("gaussian", "hadamard"):
+            _check_sketch(backend, Sketch(dim, dim, kind, 5), exact)
+            _check_codes(backend, _plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), exact)
+    _check_rotation(backend, Rotation(48, "dense", 1), exact=False)
+    _check_inputs(backend)
+
+
+def _plan(
+    dim: int, bits: int, *, rule: str = "unbiased", search: int = 0, sketch: Sketch | None = None, strict: bool = False
+) -> ScalarPlan:
+    candidates = scale_candidates(dim, search)
+    return ScalarPlan(Rotation(dim, "hadamard", 7), codebook(dim, bits), rule, candidates, sketch, strict)
+
+
+def _check_rotation(backend: Backend, rotation: Rotation, exact: bool) -> None:
+    where = f"dim {rotation.dim}, {rotation.kind}"
+    x = samples(rotation.dim)
+    expected, got = REFERENCE.rotate(rotation, x), backend.rotate(rotation, x)
+    _same(got, expected, exact, 1e-5, f"rotate, {where}")
+    back = backend.unrotate(rotation, expected)
+    _same(back, REFERENCE.unrotate(rotation, expected), exact, 1e-5, f"unrotate, {where}")
+
+
+def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
+    kind = f", {plan.sketch.kind} sketch" if plan.sketch else ""
+    where = f"dim {plan.dim}, {plan.codebook.bits} bits, {plan.rule}, {len(plan.candidates)} candidates{kind}"
+    x = samples(plan.dim)
+    packed, scales, gammas = REFERENCE.encode(plan, x)
+    got = backend.encode(plan, x)
+    if exact:
+        _same(got[0], packed, True, 0, f"codes, {where}")
+        _same(got[1], scales, True, 0, f"scales, {where}")
+        if gammas is not None:
+            assert got[2] is not None, f"residual norms are missing, {where}"
+            _same(got[2], gammas, True, 0, f"residual norms, {where}")
+    elif len(plan.candidates) == 1:
+        _only_edges_differ(plan, x, got[0], packed, where)
+    queries = samples(plan.dim, 1)[:5]
+    decoded, scores = REFERENCE.decode(plan, packed, scales, gammas), None
+    _rows_close(backend.decode(plan, packed, scales, gammas), decoded, 1e-4, f"decode, {where}")
+    scores = backend.scores(plan, packed, scales, gammas, queries)
+    lengths = np.linalg.norm(decoded.astype(np.float64), axis=1) * np.linalg.norm(queries, axis=1)[:, None]
+    error = np.abs(scores - queries.astype(np.float64) @ decoded.astype(np.float64).T)
+    assert scores.shape == error.shape and scores.dtype == np.float32, f"scores {scores.shape} {scores.dtype}, {where}"
+    assert (error <= 1e-2 * lengths + 1e-30).all(), (
+        f"scores are off by {(error / (lengths + 1e-30)).max():.3g}, {where}"
+    )
+
+
+def _only_edges_differ(
+    plan: ScalarPlan, x: F32, got: NDArray[np.uint8], expected: NDArray[np.uint8], where: str
+) -> None:
+    """Codes may differ by one where 4096 z lies within rounding of a threshold."""
+    from tq_core.norms import row_norms, unit_rows
+
+    bits = plan.codebook.bits
+    mine = packing.unpack(got[:, : plan.stage_bytes], plan.dim, bits).astype(int)
+    theirs = packing.unpack(expected[:, : plan.stage_bytes], plan.dim, bits).astype(int)
+    differ = mine != theirs
+    if not differ.any():
+        return
+    assert (np.abs(mine - theirs)[differ] == 1).all(), f"codes differ by more than one, {where}"
+    scaled = np.abs(4096.0 * REFERENCE.rotate(plan.rotation, unit_rows(x, row_norms(x)))[differ].astype(np.float64))
+    edges = np.concatenate([[-0.5], plan.codebook.thresholds.astype(np.float64)]) + 0.5
+    distance = np.abs(scaled[:, None] - edges).min(axis=1)
+    assert (distance < 0.05).all(), f"a code differs {distance.max():.3g}/4096 away from an edge, {where}"
+
+
+def _check_sketch(backend: Backend, sketch: Sketch, exact: bool) -> None:
+    where = f"dim {sketch.dim}, {sketch.kind}"
+    integers = np.rint(samples(sketch.dim)[:18] * 4).astype(np.int64)
+    bits = REFERENCE.sketch(sketch, integers)
+    got = backend.sketch(sketch, integers)
+    if exact or sketch.kind == "gaussian":
+        _same(got, bits, True, 0, f"sketch, {where}")
+    queries = samples(sketch.dim, 1)[:5]
+    _rows_close(backend.unsketch(sketch, bits), REFERENCE.unsketch(sketch, bits), 1e-4, f"unsketch, {where}")
+    expected = REFERENCE.sketch_scores(sketch, bits, queries)
+    _rows_close(backend.sketch_scores(sketch, bits, queries), expected, 1e-2, f"sketch_scores, {where}")
+
+
+def _check_inputs(backend: Backend) -> None:
+    plan, strict = _plan(64, 4), _plan(64, 4, rule="plain", strict=True)
+    ordinary = samples(64)[:10]
+    for dtype in (np.float16, np.float64):
+        packed, scales, _ = REFERENCE.encode(plan, ordinary.astype(dtype))
+        got = backend.encode(plan, ordinary.astype(dtype))
+        assert got[1].dtype == np.float32 and np.allclose(got[1], scales, rtol=1e-3), (
+            f"scales of {dtype.__name__} input"
+        )
+        assert (got[0] != packed).mean() < 0.01, f"codes of {dtype.__name__} input"
+    empty = np.empty((0, 64), np.float32)
+    packed, scales, _ = backend.encode(plan, empty)
+    assert packed.shape == (0, plan.row_bytes) and scales.shape == (0,), "an empty batch has no codes"
+    assert backend.decode(plan, packed, scales, None).shape == (0, 64), "an empty batch decodes to no rows"
+    assert backend.scores(plan, packed, scales, None, ordinary).shape == (10, 0), "an empty batch has no scores"
+    unit = (ordinary / np.linalg.norm(ordinary, axis=1, keepdims=True)).astype(np.float32)
+    assert (backend.encode(strict, unit)[1] == 1).all(), "strict rows have scale 1"
+
+
+def _same(got: NDArray[np.generic], expected: NDArray[np.generic], exact: bool, tolerance: float, where: str) -> None:
+    assert got.shape == expected.shape and got.dtype == expected.dtype, f"{where}: {got.shape} {got.dtype}"
+    if exact:
+        different = int((got.view(np.uint8) != expected.view(np.uint8)).sum())
+        assert not different, f"{where}: {different} bytes differ from the reference"
+    else:
+        _rows_close(got, expected, tolerance, where)
+
+
+def _rows_close(got: NDArray[np.generic], expected: NDArray[np.generic], tolerance: float, where: str) -> None:
+    assert got.shape == expected.shape and got.dtype == expected.dtype, f"{where}: {got.shape} {got.dtype}"
+    lengths = np.linalg.norm(expected.astype(np.float64), axis=-1, keepdims=True)
+    error = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    assert (error <= tolerance * lengths + 1e-35).all(), f"{where}: off by {(error / (lengths + 1e-35)).max():.3g}"
