@@ -6,6 +6,7 @@ Units are 1/sqrt(dim): the coordinates have unit variance (paper section 3.1; do
 import json
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,9 @@ class Codebook:
         return table
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays held."""
-        return self.centroids.nbytes + self.thresholds.nbytes + self.levels.nbytes + self.code_table.nbytes
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """The arrays held."""
+        return self.centroids, self.thresholds, self.levels, self.code_table
 
 
 @lru_cache(maxsize=1)

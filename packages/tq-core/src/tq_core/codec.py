@@ -79,8 +79,13 @@ class VectorCodec:
         return bits_per_vector(self._spec)
 
     @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """Arrays shared by all vectors: those of the quantizer."""
+        return self.quantizer.tables
+
+    @property
     def state_nbytes(self) -> int:
-        """Bytes of the tables shared by all vectors."""
+        """Bytes of `tables`."""
         return self.quantizer.state_nbytes
 
     def encode(self, x: ArrayLike) -> Encoded:

@@ -1,7 +1,7 @@
 """PolarQuant: angles of a recursive polar transform (arXiv 2502.02617; docs/format.md, section 7)."""
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,9 +50,14 @@ class PolarQuant:
         return bits_per_vector(self._spec)
 
     @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """Arrays of the rotation and the angle books, shared by all vectors."""
+        return (*self.rotation.tables, *(table for book in self.books for table in book.tables))
+
+    @property
     def state_nbytes(self) -> int:
-        """Bytes of the rotation and angle tables."""
-        return self.rotation.nbytes + sum(book.nbytes for book in self.books)
+        """Bytes of `tables`."""
+        return sum(table.nbytes for table in self.tables)
 
     @property
     def expected_mse(self) -> float:

@@ -29,9 +29,9 @@ class AngleBook:
         self.sines: F64 = np.sin(angles)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the tables held."""
-        return self.edges.nbytes + self.cosines.nbytes + self.sines.nbytes
+    def tables(self) -> tuple[F64, ...]:
+        """The arrays held."""
+        return self.edges, self.cosines, self.sines
 
     def bins(self, x: F64, y: F64) -> NDArray[np.uint8]:
         """The bin of each angle of (x, y), without computing it: edges are compared by cross products."""

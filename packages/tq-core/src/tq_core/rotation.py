@@ -4,6 +4,7 @@
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +79,9 @@ class Rotation:
         self.inverse_factor = float(np.float32(1.0 / math.sqrt(dim)))
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays held."""
-        arrays = (self.signs, self.permutations, self.matrix)
-        return sum(array.nbytes for array in arrays if array is not None)
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """The arrays held."""
+        return tuple(array for array in (self.signs, self.permutations, self.matrix) if array is not None)
 
 
 def haar(dim: int, seed: int) -> NDArray[np.float32]:

@@ -60,10 +60,15 @@ class ScalarQuantizer:
         return bits_per_vector(self._spec)
 
     @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """Arrays of rotation, codebook and sketch, shared by all vectors (the codebook also by other quantizers)."""
+        sketch = self.plan.sketch.tables if self.plan.sketch is not None else ()
+        return (*self.plan.rotation.tables, *self.plan.codebook.tables, *sketch)
+
+    @property
     def state_nbytes(self) -> int:
-        """Bytes of rotation, codebook and sketch tables, shared by all vectors."""
-        sketch = self.plan.sketch.nbytes if self.plan.sketch is not None else 0
-        return self.plan.rotation.nbytes + self.plan.codebook.nbytes + sketch
+        """Bytes of `tables`."""
+        return sum(table.nbytes for table in self.tables)
 
     def quantize(self, x: ArrayLike) -> Codes:
         """Codes of unit vectors x, (dim,) or (rows, dim) float16/32/64, any strides.

@@ -1,6 +1,7 @@
 """The one-bit sketch: its random matrix and its constant (paper definition 1; docs/format.md, section 6)."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +51,11 @@ class Sketch:
         return 1.0 / (self.dim * mean_abs_coordinate(self.dim) ** 2) - 1.0
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays held."""
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """The arrays held."""
         if self.matrix is not None:
-            return self.matrix.nbytes
-        return self.rotation.nbytes if self.rotation is not None else 0
+            return (self.matrix,)
+        return self.rotation.tables if self.rotation is not None else ()
 
 
 def mean_abs_coordinate(dim: int) -> float:
