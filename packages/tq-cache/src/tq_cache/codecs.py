@@ -1,0 +1,81 @@
+"""Token codecs: what a store does to rows of vectors. TurboQuant, the affine yardsticks and plain floats alike."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_cache.affine import AffineCodec
+from tq_cache.floats import FloatCodec
+from tq_cache.stores import Store
+from tq_core import ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
+
+F32 = NDArray[np.float32]
+Rows = Mapping[str, NDArray[Any]]  # field name -> (rows, width) or (rows,)
+Fields = Mapping[str, tuple[int | None, "np.dtype[Any]"]]  # field name -> (row width, None for one number a row; dtype)
+
+
+class TokenCodec(Protocol):
+    """Encodes (rows, dim) floats, already checked to be finite, to arrays named by `fields`, one row each."""
+
+    @property
+    def fields(self) -> Fields:
+        """The arrays that hold encoded rows; `packed` holds the codes, the others scalars."""
+
+    @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """Arrays shared by all rows: rotation, codebook, sketch."""
+
+    def encode(self, rows: NDArray[np.floating]) -> Rows:
+        """Encoded rows."""
+
+    def decode(self, rows: Rows) -> F32:
+        """(rows, dim) float32."""
+
+    def scores(self, rows: Rows, queries: F32) -> F32:
+        """Inner products of (queries, dim) with the decoded rows, (queries, rows) float32."""
+
+
+class TurboCodec:
+    """A VectorCodec as a token codec. A norm too small for float16 is stored as 0: an error below 3e-8 a vector."""
+
+    def __init__(self, store: Store, dim: int, norms: str, seed: int, backend: str) -> None:
+        quantizer = (TurboQuantMSE if store.kind == "mse" else TurboQuantProd)(
+            dim, store.bits, seed=seed, backend=backend
+        )
+        self.codec = VectorCodec(quantizer, scale=store.scale, norm_dtype=norms, search=store.search, underflow="zero")
+
+    @property
+    def fields(self) -> Fields:
+        """As TokenCodec."""
+        return self.codec.fields
+
+    @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """As TokenCodec."""
+        return self.codec.tables
+
+    def encode(self, rows: NDArray[np.floating]) -> Rows:
+        """As TokenCodec; ScaleRange for a norm beyond the norms' dtype."""
+        try:
+            return self.codec.encode(rows).arrays
+        except ScaleRange as error:
+            raise ScaleRange(f"{error}; in a policy that is norms=float32") from None
+
+    def decode(self, rows: Rows) -> F32:
+        """As TokenCodec."""
+        return self.codec.decode(self.codec.wrap(rows))
+
+    def scores(self, rows: Rows, queries: F32) -> F32:
+        """As TokenCodec, straight from packed codes."""
+        return self.codec.scores(self.codec.wrap(rows), queries)
+
+
+def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
+    """The codec of a store. Raises what tq_core raises for a bad dim, seed or backend."""
+    if store.kind == "float":
+        return FloatCodec(dim, store.bits)
+    if store.kind in ("int", "absmax"):
+        return AffineCodec(dim, store.bits, symmetric=store.kind == "absmax", dtype=norms)
+    return TurboCodec(store, dim, norms, seed, backend)

@@ -1,0 +1,18 @@
+"""Errors of caches and policies, in the tree of tq_core."""
+
+from tq_core import TurboQuantError
+
+
+class InvalidPolicy(TurboQuantError, ValueError):  # noqa: N818 - named like its siblings in tq_core
+    """A policy that says nothing readable, or something that no cache can do. `part` is the piece at fault."""
+
+    def __init__(self, message: str, part: str = "") -> None:
+        self.message, self.part = message, part
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type["InvalidPolicy"], tuple[str, str]]:
+        return type(self), (self.message, self.part)
+
+
+class PolicyMismatch(TurboQuantError, ValueError):  # noqa: N818
+    """A policy that this model's layers or dims cannot follow; it is never bent silently."""

@@ -1,0 +1,37 @@
+"""Tokens stored as floats: the control that shows what a cache costs without any quantization."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_core import ScaleRange
+
+F32 = NDArray[np.float32]
+
+
+class FloatCodec:
+    """float16 or float32 rows, kept as they are or rounded once."""
+
+    def __init__(self, dim: int, bits: int) -> None:
+        self.dtype = np.dtype("<f2" if bits == 16 else "<f4")
+        self.fields: dict[str, tuple[int | None, np.dtype[Any]]] = {"packed": (dim, self.dtype)}
+        self.tables: tuple[NDArray[Any], ...] = ()
+
+    def encode(self, rows: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
+        """Rows in the stored dtype; ScaleRange when a value does not fit."""
+        with np.errstate(over="ignore"):
+            stored = rows.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(stored))[0])
+            raise ScaleRange(f"coordinate {column} of row {row} is {rows[row, column]:.6g}, beyond {self.dtype}")
+        return {"packed": stored}
+
+    def decode(self, rows: Any) -> F32:
+        """The rows as float32."""
+        return np.array(rows["packed"], np.float32)
+
+    def scores(self, rows: Any, queries: F32) -> F32:
+        """queries @ rows.T, float32."""
+        product: F32 = queries @ rows["packed"].astype(np.float32, copy=False).T
+        return product

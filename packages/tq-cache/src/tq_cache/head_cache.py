@@ -1,0 +1,92 @@
+"""QuantizedKVCache: the cache of one attention head."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tq_cache import checks
+from tq_cache.layer import Layer, codecs_for
+from tq_cache.ledger import Ledger, ledger_of
+from tq_cache.policy import CachePolicy
+
+F32 = NDArray[np.float32]
+
+
+class QuantizedKVCache:
+    """Keys and values of one head, arrays (tokens, head_dim), held as packed codes.
+
+    `policy`: a CachePolicy or its string; a lone head is no boundary layer, so `boundary` does not apply and
+    `.policy` is printed without it. `value_dim` where values are of another width. `max_tokens`: the oldest tokens
+    beyond that many are evicted, sinks among them; 0 = no limit. `capacity`: tokens to make room for at once.
+    One thread at a time.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        policy: CachePolicy | str,
+        *,
+        value_dim: int | None = None,
+        seed: int = 0,
+        max_tokens: int = 0,
+        backend: str = "auto",
+        capacity: int = 0,
+    ) -> None:
+        self.head_dim = checks.dimension(head_dim, "head_dim")
+        self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
+        self.policy = CachePolicy.parse(policy).for_layer(0, 1)
+        self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
+        dims = (self.head_dim, self.value_dim)
+        codecs = codecs_for([self.policy], dims, seed, backend)
+        self._layer = Layer(1, dims, self.policy, codecs, self.max_tokens, checks.whole(capacity, 0, "capacity"))
+
+    def __len__(self) -> int:
+        return len(self._layer)
+
+    def append(self, keys: ArrayLike, values: ArrayLike) -> range:
+        """Add keys (n, head_dim) and values (n, value_dim), float16/32/64; returns the positions just quantized.
+
+        Tokens within the window stay exact and are quantized by the later call that moves them out of it. Raises
+        ShapeMismatch, InvalidDtype, NotFinite or ScaleRange and then leaves the cache as it was.
+        """
+        return self._layer.append(*checks.tokens(keys, values, (), (self.head_dim, self.value_dim)))
+
+    def keys(self, start: int = 0, stop: int | None = None) -> F32:
+        """What the codes of tokens start..stop-1 decode to, (tokens, head_dim) float32; exact tokens as they came."""
+        rows: F32 = self._layer.keys.tokens(*checks.span(start, stop, len(self)))[0]
+        return rows
+
+    def values(self, start: int = 0, stop: int | None = None) -> F32:
+        """As `keys`, (tokens, value_dim) float32."""
+        rows: F32 = self._layer.values.tokens(*checks.span(start, stop, len(self)))[0]
+        return rows
+
+    def scores(self, queries: ArrayLike) -> F32:
+        """Inner products of queries (n, head_dim) with all keys, (n, tokens) float32, from packed codes; no softmax."""
+        found: F32 = self._layer.keys.scores(checks.queries(queries, (), 0, self.head_dim)[None])[0]
+        return found
+
+    def crop(self, tokens: int) -> None:
+        """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
+        self._layer.crop(kept(tokens, len(self)))
+
+    def clear(self) -> None:
+        """Forget all tokens and give their memory back."""
+        self._layer.clear()
+
+    def ledger(self) -> Ledger:
+        """Every byte held."""
+        return ledger_of((self._layer.keys, self._layer.values))
+
+    @property
+    def nbytes(self) -> int:
+        """`ledger().total`."""
+        return self.ledger().total
+
+    def __repr__(self) -> str:
+        return f"QuantizedKVCache(head_dim={self.head_dim}, policy={str(self.policy)!r}, tokens={len(self)})"
+
+
+def kept(tokens: int, held: int) -> int:
+    """How many tokens a crop keeps; InvalidSpec for no integer or for dropping more than there are."""
+    number = checks.whole(tokens, -held, "tokens")
+    return number if number >= 0 else held + number

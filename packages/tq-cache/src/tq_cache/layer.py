@@ -1,0 +1,96 @@
+"""One layer of any number of lanes: which tokens are exact, which are codes, which are evicted."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_cache.codecs import TokenCodec, codec_for
+from tq_cache.policy import CachePolicy
+from tq_cache.side import Flow, Side
+from tq_cache.stores import Store
+
+Floats = NDArray[np.floating]
+Codecs = Mapping[tuple[Store, int], TokenCodec]
+
+
+def codecs_for(policies: list[CachePolicy], dims: tuple[int, int], seed: int, backend: str) -> Codecs:
+    """One codec for each store and dim among the policies, so that layers and sides share rotations and codebooks."""
+    pairs = {pair for policy in policies for pair in ((policy.keys, dims[0]), (policy.values, dims[1]))}
+    norms = policies[0].norms
+    return {(store, dim): codec_for(store, dim, norms, seed, backend) for store, dim in sorted(pairs, key=repr)}
+
+
+class Layer:
+    """Keys and values, (lanes, tokens, dim) each. Both sides always hold the same tokens."""
+
+    def __init__(
+        self,
+        lanes: int,
+        dims: tuple[int, int],
+        policy: CachePolicy,
+        codecs: Codecs,
+        max_tokens: int,
+        capacity: int,
+    ) -> None:
+        self.lanes, self.policy, self.max_tokens = lanes, policy, max_tokens
+        self.window = min(policy.window, max_tokens) if max_tokens else policy.window
+        self.keys = Side(lanes, dims[0], codecs[policy.keys, dims[0]], policy.sinks, capacity)
+        self.values = Side(lanes, dims[1], codecs[policy.values, dims[1]], policy.sinks, capacity)
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return sum(self._held())
+
+    def append(self, keys: Floats, values: Floats) -> range:
+        """Add (lanes, n, dim) tokens; returns the positions of the tokens that this call quantized.
+
+        All or nothing: whatever can fail is done before either side changes.
+        """
+        flow = self._flow(keys.shape[1])
+        pending = self.keys.prepare(keys, flow), self.values.prepare(values, flow)
+        self.keys.commit(pending[0])
+        self.values.commit(pending[1])
+        self.evicted += flow.drop_sinks + flow.drop_coded + flow.skip
+        sinks, coded, _ = self._held()
+        settled = flow.settle_old + flow.settle_new - flow.skip
+        return range(sinks + coded - settled, sinks + coded)
+
+    def crop(self, tokens: int) -> None:
+        """Keep the first `tokens` tokens at most. What was quantized stays quantized."""
+        sinks, coded, recent = self._held()
+        keep_sinks = min(sinks, tokens)
+        keep_coded = min(coded, tokens - keep_sinks)
+        keep_recent = min(recent, tokens - keep_sinks - keep_coded)
+        for side in (self.keys, self.values):
+            side.crop(keep_sinks, keep_coded, keep_recent)
+
+    def clear(self) -> None:
+        """Forget everything, evicted tokens included: the next token is the first again."""
+        self.keys.clear()
+        self.values.clear()
+        self.evicted = 0
+
+    def _held(self) -> tuple[int, int, int]:
+        side = self.keys
+        return len(side.sinks), len(side.coded["packed"]), len(side.recent)
+
+    def _flow(self, new: int) -> Flow:
+        """Where each of `new` tokens goes, as if they came one by one."""
+        sinks, coded, recent = self._held()
+        position = self.evicted + sinks + coded + recent
+        to_sinks = min(new, max(0, self.policy.sinks - position))
+        overflow = max(0, recent + new - to_sinks - self.window)
+        settle_old = min(recent, overflow)
+        settle_new = overflow - settle_old
+        drop = max(0, sinks + coded + recent + new - self.max_tokens) if self.max_tokens else 0
+        drop_sinks = min(drop, sinks + to_sinks)
+        drop_coded = drop - drop_sinks
+        return Flow(
+            sinks=to_sinks,
+            settle_old=settle_old,
+            settle_new=settle_new,
+            skip=max(0, drop_coded - coded),
+            drop_sinks=drop_sinks,
+            drop_coded=min(drop_coded, coded),
+        )

@@ -1,0 +1,89 @@
+"""MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tq_cache import checks
+from tq_cache.head_cache import kept
+from tq_cache.layer import Layer, codecs_for
+from tq_cache.ledger import Ledger, ledger_of
+from tq_cache.policy import CachePolicy
+
+F32 = NDArray[np.float32]
+
+
+class MultiHeadKVCache:
+    """Keys and values of one layer, arrays (kv_heads, tokens, head_dim), held as packed codes.
+
+    All heads hold the same tokens, whatever fails. Queries may have more heads than there are key/value heads:
+    query head h reads key/value head `h // (query_heads // kv_heads)`. Options as QuantizedKVCache; a lone layer is
+    no boundary layer.
+    """
+
+    def __init__(
+        self,
+        kv_heads: int,
+        head_dim: int,
+        policy: CachePolicy | str,
+        *,
+        value_dim: int | None = None,
+        seed: int = 0,
+        max_tokens: int = 0,
+        backend: str = "auto",
+        capacity: int = 0,
+    ) -> None:
+        self.kv_heads = checks.whole(kv_heads, 1, "kv_heads")
+        self.head_dim = checks.dimension(head_dim, "head_dim")
+        self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
+        self.policy = CachePolicy.parse(policy).for_layer(0, 1)
+        self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
+        dims = (self.head_dim, self.value_dim)
+        room = checks.whole(capacity, 0, "capacity")
+        codecs = codecs_for([self.policy], dims, seed, backend)
+        self._layer = Layer(self.kv_heads, dims, self.policy, codecs, self.max_tokens, room)
+
+    def __len__(self) -> int:
+        return len(self._layer)
+
+    def append(self, keys: ArrayLike, values: ArrayLike) -> range:
+        """Add keys (kv_heads, n, head_dim) and values (kv_heads, n, value_dim); returns the positions just quantized.
+
+        Errors as QuantizedKVCache.append; a failing call leaves every head untouched.
+        """
+        return self._layer.append(*checks.tokens(keys, values, (self.kv_heads,), (self.head_dim, self.value_dim)))
+
+    def keys(self, start: int = 0, stop: int | None = None) -> F32:
+        """What the codes of tokens start..stop-1 decode to, (kv_heads, tokens, head_dim) float32."""
+        return self._layer.keys.tokens(*checks.span(start, stop, len(self)))
+
+    def values(self, start: int = 0, stop: int | None = None) -> F32:
+        """As `keys`, (kv_heads, tokens, value_dim) float32."""
+        return self._layer.values.tokens(*checks.span(start, stop, len(self)))
+
+    def scores(self, queries: ArrayLike) -> F32:
+        """Inner products of (query_heads, n, head_dim) queries with their head's keys, (query_heads, n, tokens)."""
+        asked = checks.queries(queries, (), self.kv_heads, self.head_dim)
+        heads, count, dim = asked.shape
+        grouped = asked.reshape(self.kv_heads, heads // self.kv_heads * count, dim)
+        return self._layer.keys.scores(grouped).reshape(heads, count, len(self))
+
+    def crop(self, tokens: int) -> None:
+        """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
+        self._layer.crop(kept(tokens, len(self)))
+
+    def clear(self) -> None:
+        """Forget all tokens and give their memory back."""
+        self._layer.clear()
+
+    def ledger(self) -> Ledger:
+        """Every byte held."""
+        return ledger_of((self._layer.keys, self._layer.values))
+
+    @property
+    def nbytes(self) -> int:
+        """`ledger().total`."""
+        return self.ledger().total
+
+    def __repr__(self) -> str:
+        shape = f"kv_heads={self.kv_heads}, head_dim={self.head_dim}"
+        return f"MultiHeadKVCache({shape}, policy={str(self.policy)!r}, tokens={len(self)})"

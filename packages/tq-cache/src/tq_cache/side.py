@@ -1,0 +1,137 @@
+"""One side of a layer, keys or values: first tokens exact, then packed codes, then the exact window."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_cache.codecs import TokenCodec
+from tq_cache.token_array import TokenArray
+
+F32 = NDArray[np.float32]
+Floats = NDArray[np.floating]
+
+
+class Flow(NamedTuple):
+    """What one append moves, in tokens; the same for keys and values."""
+
+    sinks: int  # new tokens that become sinks
+    settle_old: int  # tokens that leave the window for good
+    settle_new: int  # new tokens that are quantized at once
+    skip: int  # of those settling, the first ones that are evicted before they need a code
+    drop_sinks: int  # evicted
+    drop_coded: int  # evicted
+
+
+class Pending(NamedTuple):
+    """An append that cannot fail any more."""
+
+    flow: Flow
+    sinks: Floats
+    recent: Floats
+    encoded: Mapping[str, NDArray[Any]]
+
+
+class Side:
+    """(lanes, tokens, dim), a lane being one head of one sequence. Tokens are held in order: sinks, codes, window.
+
+    A token is quantized once, when it leaves the window, and its codes never change afterwards.
+    """
+
+    def __init__(self, lanes: int, dim: int, codec: TokenCodec, sink_limit: int, capacity: int) -> None:
+        self.lanes, self.dim, self.codec = lanes, dim, codec
+        self.sink_limit, self.capacity = sink_limit, capacity
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all tokens and the memory they took."""
+        self.coded = {
+            name: TokenArray(self.lanes, () if width is None else (width,), dtype, self.capacity)
+            for name, (width, dtype) in self.codec.fields.items()
+        }
+        self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
+        self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
+
+    def prepare(self, tokens: Floats, flow: Flow) -> Pending:
+        """Encode what an append settles and make room for it: all that can fail, and nothing that can be seen."""
+        settled = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
+        if flow.settle_old:
+            settled = np.concatenate([self.recent.view[:, : flow.settle_old], settled], axis=1)
+        settled = settled[:, flow.skip :]
+        rows = self.codec.encode(np.ascontiguousarray(settled).reshape(-1, self.dim))
+        encoded = {name: array.reshape(*settled.shape[:2], *array.shape[1:]) for name, array in rows.items()}
+        sinks, recent = tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :]
+        room = min(self.sink_limit - len(self.sinks), max(flow.sinks, 64))  # the usual few sinks at once, for good
+        for held, new, extra in ((self.sinks, sinks, room), (self.recent, recent, recent.shape[1])):
+            if new.shape[1]:
+                held.widen(np.result_type(held.view.dtype, tokens.dtype))
+                held.reserve(extra)
+        for array in self.coded.values():
+            array.reserve(settled.shape[1])
+        return Pending(flow, sinks, recent, encoded)
+
+    def commit(self, pending: Pending) -> None:
+        """Carry a prepared append out."""
+        flow = pending.flow
+        self.sinks.extend(pending.sinks)
+        self.sinks.drop_front(flow.drop_sinks)
+        for name, array in self.coded.items():
+            array.drop_front(flow.drop_coded)
+            array.extend(pending.encoded[name])
+        self.recent.drop_front(flow.settle_old)
+        self.recent.extend(pending.recent)
+
+    def crop(self, sinks: int, coded: int, recent: int) -> None:
+        """Keep that many tokens of each part, the first ones."""
+        self.sinks.drop_back(len(self.sinks) - sinks)
+        self.recent.drop_back(len(self.recent) - recent)
+        for array in self.coded.values():
+            array.drop_back(len(array) - coded)
+
+    def tokens(self, start: int, stop: int) -> F32:
+        """What tokens `start .. stop - 1` decode to, (lanes, stop - start, dim) float32; exact ones as they came."""
+        parts = []
+        for low, high, read in self._parts(start, stop):
+            parts.append(read(low, high))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def scores(self, queries: F32) -> F32:
+        """Inner products of (lanes, queries, dim) with all tokens, (lanes, queries, tokens), codes unpacked nowhere."""
+        sinks, coded = len(self.sinks), len(self.coded["packed"])
+        out = np.empty((self.lanes, queries.shape[1], sinks + coded + len(self.recent)), np.float32)
+        for lane, asked in enumerate(queries):
+            out[lane, :, :sinks] = asked @ _float32(self.sinks.view[lane]).T
+            out[lane, :, sinks + coded :] = asked @ _float32(self.recent.view[lane]).T
+            if coded:
+                rows = {name: array.view[lane] for name, array in self.coded.items()}
+                out[lane, :, sinks : sinks + coded] = self.codec.scores(rows, asked)
+        return out
+
+    def _parts(self, start: int, stop: int) -> list[tuple[int, int, Any]]:
+        """(first, last + 1, reader) within each part that the span touches; one empty part for an empty span."""
+        found, offset = [], 0
+        spans = (
+            (len(self.sinks), lambda low, high: _float32(self.sinks.view[:, low:high])),
+            (len(self.coded["packed"]), self._decoded),
+            (len(self.recent), lambda low, high: _float32(self.recent.view[:, low:high])),
+        )
+        for length, read in spans:
+            low, high = max(start - offset, 0), min(stop - offset, length)
+            if low < high:
+                found.append((low, high, read))
+            offset += length
+        return found or [(0, 0, spans[1][1])]
+
+    def _decoded(self, low: int, high: int) -> F32:
+        rows = {}
+        for name, array in self.coded.items():
+            part = array.view[:, low:high]
+            rows[name] = np.ascontiguousarray(part).reshape(-1, *part.shape[2:])
+        return self.codec.decode(rows).reshape(self.lanes, high - low, self.dim)
+
+
+def _float32(exact: Floats) -> F32:
+    """A float32 copy; a float64 token beyond float32 becomes infinite, as it would in any float32 cache."""
+    with np.errstate(over="ignore"):
+        return np.array(exact, np.float32)

@@ -1,0 +1,73 @@
+"""A growing array of tokens: appended at the end, dropped at either end, never copied once a token."""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPARE: Final = 8  # a grown array has an eighth of its tokens to spare, and at least 16: few copies, little padding
+LEAST: Final = 16
+
+
+class TokenArray:
+    """(lanes, tokens, ...) of one dtype. Amortised O(1) a token for `extend`, `drop_front` and `drop_back`."""
+
+    def __init__(self, lanes: int, tail: tuple[int, ...], dtype: "np.dtype[Any]", capacity: int = 0) -> None:
+        self._held = np.empty((lanes, capacity, *tail), dtype)
+        self._start = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def view(self) -> NDArray[Any]:
+        """The tokens, (lanes, tokens, ...); valid until the next change."""
+        return self._held[:, self._start : self._start + self._length]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return self._held.nbytes
+
+    @property
+    def used_nbytes(self) -> int:
+        """Bytes of the tokens alone."""
+        return self.view.nbytes
+
+    def reserve(self, extra: int) -> None:
+        """Make room for `extra` tokens at the end. The content stays, also when memory runs out."""
+        needed = self._length + extra
+        capacity = self._held.shape[1]
+        if self._start + needed <= capacity:
+            return
+        spare = max(LEAST, self._length // SPARE)
+        # moving down is worth it only when it frees as much; otherwise each token would be copied each time
+        if needed <= capacity and self._start >= spare:
+            self._held[:, : self._length] = self.view.copy()
+        else:
+            target = needed + spare if self._length else needed  # a first fill is taken as it comes
+            grown = np.empty((self._held.shape[0], target, *self._held.shape[2:]), self._held.dtype)
+            grown[:, : self._length] = self.view
+            self._held = grown
+        self._start = 0
+
+    def extend(self, tokens: NDArray[Any]) -> None:
+        """Append (lanes, n, ...) tokens for which room was reserved."""
+        stop = self._start + self._length
+        self._held[:, stop : stop + tokens.shape[1]] = tokens
+        self._length += tokens.shape[1]
+
+    def drop_front(self, tokens: int) -> None:
+        """Forget the first tokens."""
+        self._start = 0 if tokens == self._length else self._start + tokens
+        self._length -= tokens
+
+    def drop_back(self, tokens: int) -> None:
+        """Forget the last tokens."""
+        self._length -= tokens
+
+    def widen(self, dtype: "np.dtype[Any]") -> None:
+        """Change to a wider dtype of the same kind, without loss."""
+        if dtype != self._held.dtype:
+            self._held = self._held.astype(dtype)
