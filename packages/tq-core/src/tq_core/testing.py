@@ -1,16 +1,18 @@
 """The contract suite of backends: `check_backend(backend)` raises AssertionError at the first disagreement.
 
 Every kernel package runs it in its own tests. Codes, scales and sketches are compared bit for bit with `numpy`;
-`exact=False` is for an oracle of higher precision, whose codes may differ only at a bin edge.
+`exact=False` is for an oracle of higher precision, whose codes may differ only at a bin edge. Nothing here is an
+`assert` statement, so that `python -O` checks just as much.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import packing, random_bits
 from tq_core.codebook import codebook
+from tq_core.norms import row_norms, unit_rows
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates
 from tq_core.registry import API_VERSION, Backend
@@ -22,11 +24,13 @@ LARGE_DIMS: Final = (576, 768, 1536)
 ROWS: Final = 24
 
 F32 = NDArray[np.float32]
+Encoding = tuple[NDArray[np.uint8], F32, F32 | None]
+Scalar = TypeVar("Scalar", bound=np.generic)
 REFERENCE: Final = NumpyBackend()
 
 
 def samples(dim: int, seed: int = 0) -> F32:
-    """(24, dim) float32 rows: Gaussian ones, then one-hot, sparse, constant, outlier, duplicate, tiny, huge and zero."""
+    """(24, dim) float32 rows: Gaussian, one-hot, sparse, constant, zero, with an outlier, duplicate, tiny and huge."""
     key = random_bits.stream_key(seed, 1 << 21)
     x = random_bits.gaussians(key, ROWS * dim).reshape(ROWS, dim).astype(np.float32)
     x[10:17] = 0
@@ -46,8 +50,8 @@ def samples(dim: int, seed: int = 0) -> F32:
 
 def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...] = DIMS + LARGE_DIMS) -> None:
     """Run every operation of `backend` against the numpy reference on ordinary and adversarial rows."""
-    assert backend.api_version == API_VERSION, f"api_version {backend.api_version}, expected {API_VERSION}"
-    assert isinstance(backend, Backend), "operations of the Backend protocol are missing"
+    _require(isinstance(backend, Backend), "operations of the Backend protocol are missing")
+    _require(backend.api_version == API_VERSION, f"api_version {backend.api_version}, expected {API_VERSION}")
     for dim in dims:
         _check_rotation(backend, Rotation(dim, "hadamard", 7), exact)
         for bits in range(1, 9) if dim in (3, 33, 64, 100, 128) else (1, 3, 4, 8):
@@ -60,8 +64,15 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
         for kind in ("gaussian", "hadamard"):
             _check_sketch(backend, Sketch(dim, dim, kind, 5), exact)
             _check_codes(backend, _plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), exact)
+    _check_sketch(backend, Sketch(40, 100, "gaussian", 5), exact)
     _check_rotation(backend, Rotation(48, "dense", 1), exact=False)
-    _check_inputs(backend)
+    _check_inputs(backend, exact)
+    _check_empty(backend)
+
+
+def _require(holds: object, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
 
 
 def _plan(
@@ -74,9 +85,9 @@ def _plan(
 def _check_rotation(backend: Backend, rotation: Rotation, exact: bool) -> None:
     where = f"dim {rotation.dim}, {rotation.kind}"
     x = samples(rotation.dim)
-    expected, got = REFERENCE.rotate(rotation, x), backend.rotate(rotation, x)
-    _same(got, expected, exact, 1e-5, f"rotate, {where}")
-    back = backend.unrotate(rotation, expected)
+    expected = REFERENCE.rotate(rotation, x)
+    _same(backend.rotate(rotation, _guarded(x)), expected, exact, 1e-5, f"rotate, {where}")
+    back = backend.unrotate(rotation, _guarded(expected))
     _same(back, REFERENCE.unrotate(rotation, expected), exact, 1e-5, f"unrotate, {where}")
 
 
@@ -85,89 +96,132 @@ def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
     where = f"dim {plan.dim}, {plan.codebook.bits} bits, {plan.rule}, {len(plan.candidates)} candidates{kind}"
     x = samples(plan.dim)
     packed, scales, gammas = REFERENCE.encode(plan, x)
-    got = backend.encode(plan, x)
+    _check_encoded(plan, x, backend.encode(plan, _guarded(x)), (packed, scales, gammas), exact, where)
+    queries = samples(plan.dim, 1)[:5]
+    decoded = REFERENCE.decode(plan, packed, scales, gammas)
+    held = (_guarded(packed), _guarded(scales), None if gammas is None else _guarded(gammas))
+    _rows_close(backend.decode(plan, *held), decoded, 1e-4, f"decode, {where}")
+    scores = backend.scores(plan, *held, _guarded(queries))
+    expected = queries.astype(np.float64) @ decoded.astype(np.float64).T
+    _require(
+        scores.shape == expected.shape and scores.dtype == np.float32,
+        f"scores are {scores.shape} {scores.dtype}, {where}",
+    )
+    lengths = np.linalg.norm(decoded.astype(np.float64), axis=1) * np.linalg.norm(queries, axis=1)[:, None]
+    error = np.abs(scores - expected)
+    _require((error <= 1e-2 * lengths + 1e-30).all(), f"scores: off by {_worst(error, lengths)}, {where}")
+
+
+def _check_encoded(
+    plan: ScalarPlan, x: NDArray[np.floating], got: Encoding, expected: Encoding, exact: bool, where: str
+) -> None:
+    """Codes, scales and residual norms of an encode; those of an oracle only where its codes are the same."""
+    packed, scales, gammas = expected
+    _require((got[2] is None) == (gammas is None), f"residual norms are missing or unasked for, {where}")
     if exact:
         _same(got[0], packed, True, 0, f"codes, {where}")
         _same(got[1], scales, True, 0, f"scales, {where}")
-        if gammas is not None:
-            assert got[2] is not None, f"residual norms are missing, {where}"
+        if gammas is not None and got[2] is not None:
             _same(got[2], gammas, True, 0, f"residual norms, {where}")
-    elif len(plan.candidates) == 1:
+        return
+    if len(plan.candidates) == 1:
         _only_edges_differ(plan, x, got[0], packed, where)
-    queries = samples(plan.dim, 1)[:5]
-    decoded, scores = REFERENCE.decode(plan, packed, scales, gammas), None
-    _rows_close(backend.decode(plan, packed, scales, gammas), decoded, 1e-4, f"decode, {where}")
-    scores = backend.scores(plan, packed, scales, gammas, queries)
-    lengths = np.linalg.norm(decoded.astype(np.float64), axis=1) * np.linalg.norm(queries, axis=1)[:, None]
-    error = np.abs(scores - queries.astype(np.float64) @ decoded.astype(np.float64).T)
-    assert scores.shape == error.shape and scores.dtype == np.float32, f"scores {scores.shape} {scores.dtype}, {where}"
-    assert (error <= 1e-2 * lengths + 1e-30).all(), (
-        f"scores are off by {(error / (lengths + 1e-30)).max():.3g}, {where}"
-    )
+    stage = slice(0, plan.stage_bytes)
+    same = (got[0][:, stage] == packed[:, stage]).all(axis=1)
+    _require(same.mean() > 0.5, f"codes differ in most rows, {where}")
+    # v may round the other way in a coordinate, which moves A by a part in thousands at most
+    _rows_close(got[1][same, None], scales[same, None], 1e-2, f"scales, {where}")
+    if gammas is not None and got[2] is not None:
+        _rows_close(got[2][same, None], gammas[same, None], 1e-2, f"residual norms, {where}")
 
 
 def _only_edges_differ(
-    plan: ScalarPlan, x: F32, got: NDArray[np.uint8], expected: NDArray[np.uint8], where: str
+    plan: ScalarPlan, x: NDArray[np.floating], got: NDArray[np.uint8], expected: NDArray[np.uint8], where: str
 ) -> None:
     """Codes may differ by one where 4096 z lies within rounding of a threshold."""
-    from tq_core.norms import row_norms, unit_rows
-
+    _require(got.shape == expected.shape and got.dtype == np.uint8, f"codes are {got.shape} {got.dtype}, {where}")
     bits = plan.codebook.bits
     mine = packing.unpack(got[:, : plan.stage_bytes], plan.dim, bits).astype(int)
     theirs = packing.unpack(expected[:, : plan.stage_bytes], plan.dim, bits).astype(int)
     differ = mine != theirs
     if not differ.any():
         return
-    assert (np.abs(mine - theirs)[differ] == 1).all(), f"codes differ by more than one, {where}"
+    _require((np.abs(mine - theirs)[differ] == 1).all(), f"codes differ by more than one, {where}")
     scaled = np.abs(4096.0 * REFERENCE.rotate(plan.rotation, unit_rows(x, row_norms(x)))[differ].astype(np.float64))
     edges = np.concatenate([[-0.5], plan.codebook.thresholds.astype(np.float64)]) + 0.5
     distance = np.abs(scaled[:, None] - edges).min(axis=1)
-    assert (distance < 0.05).all(), f"a code differs {distance.max():.3g}/4096 away from an edge, {where}"
+    _require((distance < 0.05).all(), f"a code differs {distance.max():.3g}/4096 away from an edge, {where}")
 
 
 def _check_sketch(backend: Backend, sketch: Sketch, exact: bool) -> None:
-    where = f"dim {sketch.dim}, {sketch.kind}"
+    where = f"dim {sketch.dim}, {sketch.projections} projections, {sketch.kind}"
     integers = np.rint(samples(sketch.dim)[:18] * 4).astype(np.int64)
     bits = REFERENCE.sketch(sketch, integers)
-    got = backend.sketch(sketch, integers)
+    got = backend.sketch(sketch, _guarded(integers))
     if exact or sketch.kind == "gaussian":
         _same(got, bits, True, 0, f"sketch, {where}")
     queries = samples(sketch.dim, 1)[:5]
-    _rows_close(backend.unsketch(sketch, bits), REFERENCE.unsketch(sketch, bits), 1e-4, f"unsketch, {where}")
+    _rows_close(backend.unsketch(sketch, _guarded(bits)), REFERENCE.unsketch(sketch, bits), 1e-4, f"unsketch, {where}")
     expected = REFERENCE.sketch_scores(sketch, bits, queries)
-    _rows_close(backend.sketch_scores(sketch, bits, queries), expected, 1e-2, f"sketch_scores, {where}")
+    got_scores = backend.sketch_scores(sketch, _guarded(bits), _guarded(queries))
+    _rows_close(got_scores, expected, 1e-2, f"sketch_scores, {where}")
 
 
-def _check_inputs(backend: Backend) -> None:
+def _check_inputs(backend: Backend, exact: bool) -> None:
+    """Every input dtype: float64 rows are normalised before they are narrowed, float16 ones without rounding anew."""
     plan, strict = _plan(64, 4), _plan(64, 4, rule="plain", strict=True)
-    ordinary = samples(64)[:10]
-    for dtype in (np.float16, np.float64):
-        packed, scales, _ = REFERENCE.encode(plan, ordinary.astype(dtype))
-        got = backend.encode(plan, ordinary.astype(dtype))
-        assert got[1].dtype == np.float32 and np.allclose(got[1], scales, rtol=1e-3), (
-            f"scales of {dtype.__name__} input"
-        )
-        assert (got[0] != packed).mean() < 0.01, f"codes of {dtype.__name__} input"
-    empty = np.empty((0, 64), np.float32)
-    packed, scales, _ = backend.encode(plan, empty)
-    assert packed.shape == (0, plan.row_bytes) and scales.shape == (0,), "an empty batch has no codes"
-    assert backend.decode(plan, packed, scales, None).shape == (0, 64), "an empty batch decodes to no rows"
-    assert backend.scores(plan, packed, scales, None, ordinary).shape == (10, 0), "an empty batch has no scores"
-    unit = (ordinary / np.linalg.norm(ordinary, axis=1, keepdims=True)).astype(np.float32)
-    assert (backend.encode(strict, unit)[1] == 1).all(), "strict rows have scale 1"
+    third = samples(64)[:10].astype(np.float64) / 3  # not representable in float32
+    dtypes: tuple[type[np.floating], ...] = (np.float16, np.float64)
+    for dtype in dtypes:
+        x: NDArray[np.floating] = third.astype(dtype)
+        got = backend.encode(plan, _guarded(x))
+        _check_encoded(plan, x, got, REFERENCE.encode(plan, x), exact, f"{np.dtype(dtype)} input")
+        unit: NDArray[np.floating] = (third / row_norms(third)[:, None]).astype(dtype)
+        got = backend.encode(strict, _guarded(unit))
+        _require((got[1] == 1).all(), f"strict rows have scale 1, {np.dtype(dtype)} input")
+        if exact:
+            _same(got[0], REFERENCE.encode(strict, unit)[0], True, 0, f"strict codes, {np.dtype(dtype)} input")
+
+
+def _check_empty(backend: Backend) -> None:
+    plan, queries = _plan(64, 4), samples(64)[:10]
+    packed, scales, _ = backend.encode(plan, np.empty((0, 64), np.float32))
+    _require(packed.shape == (0, plan.row_bytes) and scales.shape == (0,), "an empty batch has no codes")
+    _require(backend.decode(plan, packed, scales, None).shape == (0, 64), "an empty batch decodes to no rows")
+    _require(backend.scores(plan, packed, scales, None, queries).shape == (10, 0), "an empty batch has no scores")
+    rows = backend.encode(plan, queries)
+    _require(backend.scores(plan, rows[0], rows[1], None, queries[:0]).shape == (0, 10), "no queries have no scores")
+
+
+def _guarded(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """A read-only copy: a backend that writes to its input fails on it, or is caught by the next comparison."""
+    copy = array.copy()
+    copy.setflags(write=False)
+    return copy
 
 
 def _same(got: NDArray[np.generic], expected: NDArray[np.generic], exact: bool, tolerance: float, where: str) -> None:
-    assert got.shape == expected.shape and got.dtype == expected.dtype, f"{where}: {got.shape} {got.dtype}"
-    if exact:
-        different = int((got.view(np.uint8) != expected.view(np.uint8)).sum())
-        assert not different, f"{where}: {different} bytes differ from the reference"
-    else:
+    if not exact:
         _rows_close(got, expected, tolerance, where)
+        return
+    _alike(got, expected, where)
+    different = int((np.ascontiguousarray(got).view(np.uint8) != expected.view(np.uint8)).sum())
+    _require(not different, f"{where}: {different} bytes differ from the reference")
 
 
 def _rows_close(got: NDArray[np.generic], expected: NDArray[np.generic], tolerance: float, where: str) -> None:
-    assert got.shape == expected.shape and got.dtype == expected.dtype, f"{where}: {got.shape} {got.dtype}"
+    _alike(got, expected, where)
     lengths = np.linalg.norm(expected.astype(np.float64), axis=-1, keepdims=True)
     error = np.abs(got.astype(np.float64) - expected.astype(np.float64))
-    assert (error <= tolerance * lengths + 1e-35).all(), f"{where}: off by {(error / (lengths + 1e-35)).max():.3g}"
+    _require((error <= tolerance * lengths + 1e-35).all(), f"{where}: off by {_worst(error, lengths)}")
+
+
+def _alike(got: NDArray[np.generic], expected: NDArray[np.generic], where: str) -> None:
+    _require(
+        got.shape == expected.shape and got.dtype == expected.dtype,
+        f"{where}: {got.shape} {got.dtype}, expected {expected.shape} {expected.dtype}",
+    )
+
+
+def _worst(error: NDArray[np.float64], lengths: NDArray[np.float64]) -> str:
+    return f"{(error / (lengths + 1e-35)).max():.3g}"
