@@ -1,6 +1,7 @@
 """The public door: arrays and numbers are checked here once, before anything is computed or written."""
 
-from typing import Final, SupportsIndex
+import operator
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,7 @@ from tq_core.errors import (
     InvalidSpec,
     NotFinite,
     NotUnitNorm,
+    ScaleRange,
     ShapeMismatch,
 )
 from tq_core.norms import row_norms
@@ -19,7 +21,10 @@ from tq_core.norms import row_norms
 MAX_DIM: Final = 1 << 20
 
 # How far from 1 the norm of a "unit" row may be, by input dtype: what rounding in that dtype explains, with room.
-UNIT_TOLERANCE: Final = {"float16": 4e-3, "float32": 1e-4, "float64": 1e-6}
+UNIT_TOLERANCE: Final = {"bfloat16": 1.6e-2, "float16": 4e-3, "float32": 1e-4, "float64": 1e-6}
+
+# Queries beyond this could overflow float32 inside the unnormalised Hadamard stages and score as NaN.
+MAX_QUERY: Final = 2.0**64
 
 
 def dimension(dim: SupportsIndex) -> int:
@@ -62,9 +67,24 @@ def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
 
 
 def _integer(value: SupportsIndex, name: str, error: type[Exception]) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise error(f"{name} must be an integer, got {value!r}")
-    return value.__index__()
+    if not isinstance(value, (bool, np.ndarray)):  # an array, even of one integer, is a mistake here
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise error(f"{name} must be an integer, got {value!r:.80}")
+
+
+def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
+    """x as an array, or ShapeMismatch for ragged lists and InvalidDtype for what is no array at all."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise InvalidDtype(f"{name} is a masked array and its mask would be lost; fill it first, e.g. with .filled(0)")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeMismatch(f"{name} must be an array of rows of one length: {error}") from error
+    except TypeError as error:
+        raise InvalidDtype(f"{name} cannot be read as a numpy array: {error}") from error
 
 
 def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
@@ -73,7 +93,7 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
     where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
     """
-    array = np.asarray(x)
+    array = as_array(x, name)
     if array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
@@ -98,24 +118,31 @@ def require_finite(rows: NDArray[np.floating], name: str, *, single: bool = Fals
     raise NotFinite(f"{name}{where} is {rows[row, column]}; all values must be finite")
 
 
-def require_unit(rows: NDArray[np.floating]) -> None:
-    """Raise NotUnitNorm for the first row whose norm is off by more than UNIT_TOLERANCE of the dtype."""
+def unit_norm_rows(x: ArrayLike, dim: int) -> tuple[NDArray[np.floating], bool]:
+    """`float_rows` of x, or NotUnitNorm for the first row off by more than UNIT_TOLERANCE of the dtype of x."""
+    rows, single = float_rows(x, dim)
     norms = row_norms(rows)
-    tolerance = UNIT_TOLERANCE[rows.dtype.name]
+    came = np.asarray(x).dtype.name
+    tolerance = UNIT_TOLERANCE[came]
     off = np.abs(norms - 1.0) > tolerance
     if off.any():
         row = int(np.argmax(off))
         raise NotUnitNorm(
-            f"row {row} has norm {norms[row]:.9g}, expected 1 within {tolerance:g} for {rows.dtype}; "
+            f"row {row} has norm {norms[row]:.9g}, expected 1 within {tolerance:g} for {came}; "
             "normalize() it, or use VectorCodec, which keeps norms"
         )
+    return rows, single
 
 
 def query_rows(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
-    """Queries as (queries, dim) float32; values beyond float32 are refused."""
+    """Queries as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
     rows, _ = float_rows(queries, dim, "queries")
-    with np.errstate(over="ignore"):
-        narrow = rows.astype(np.float32, copy=False)
-    if narrow is not rows:
-        require_finite(narrow, "queries (as float32)")
+    large = np.abs(rows) > MAX_QUERY
+    if large.any():
+        row, column = (int(i) for i in np.argwhere(large)[0])
+        raise ScaleRange(
+            f"queries[{row}, {column}] is {rows[row, column]:.6g}; float32 scores allow magnitudes up to 2**64: "
+            "scale the queries down, their order of rows stays the same"
+        )
+    narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
     return narrow

@@ -41,6 +41,10 @@ class ShapeMismatch(TurboQuantError, ValueError):
     """An array of the wrong rank or length, or two that do not fit together."""
 
 
+class RowOutOfRange(TurboQuantError, IndexError):
+    """A row index beyond the rows at hand."""
+
+
 class SpecMismatch(TurboQuantError, ValueError):
     """Codes that were made by a quantizer other than the one reading them."""
 

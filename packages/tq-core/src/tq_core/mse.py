@@ -11,6 +11,8 @@ class TurboQuantMSE(ScalarQuantizer):
     `1 - expected_mse` (the paper's scale); VectorCodec removes that bias for free.
     """
 
+    KIND = "mse"
+
     def __init__(
         self, dim: int, bits: int, *, seed: int = 0, rotation: str = "hadamard", backend: str = "auto"
     ) -> None:

@@ -66,8 +66,7 @@ class PolarQuant:
 
     def quantize(self, x: ArrayLike) -> Codes:
         """Codes of unit vectors x, (dim,) or (rows, dim) float16/32/64; strict as TurboQuantMSE.quantize."""
-        rows, single = checks.float_rows(x, self.dim)
-        checks.require_unit(rows)
+        rows, single = checks.unit_norm_rows(x, self.dim)
         packed, radii = self.encode_units(rows.astype(np.float32))
         return Codes._trusted(self._spec, {"packed": packed, "radii": radii}, single)
 

@@ -13,6 +13,8 @@ class TurboQuantProd(ScalarQuantizer):
     `sketch="hadamard"` replaces the dense Gaussian matrix by a structured one with its own constant.
     """
 
+    KIND = "prod"
+
     def __init__(
         self,
         dim: int,

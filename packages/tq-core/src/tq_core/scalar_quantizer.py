@@ -1,6 +1,6 @@
 """What TurboQuantMSE and TurboQuantProd share: one plan, one backend, the strict unit-norm contract."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from tq_core import checks, registry
 from tq_core.codebook import codebook
 from tq_core.codes import Codes
-from tq_core.errors import SpecMismatch
+from tq_core.errors import InvalidSpec, SpecMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -20,6 +20,7 @@ F32 = NDArray[np.float32]
 class ScalarQuantizer:
     """Rotate, quantize each coordinate, pack. Built from a spec alone; immutable; safe to share between threads."""
 
+    KIND: ClassVar[str]
     plan: ScalarPlan
 
     def __init__(self, spec: Spec, stage_bits: int, sketch: Sketch | None, backend: str) -> None:
@@ -30,8 +31,11 @@ class ScalarQuantizer:
 
     @classmethod
     def from_spec(cls, spec: Spec, *, backend: str = "auto") -> Self:
-        """The quantizer of a spec dict."""
-        arguments = {key: value for key, value in validated(spec).items() if key != "kind"}
+        """The quantizer of a spec dict of this class's kind; `tq_core.from_spec` takes any kind."""
+        clean = validated(spec)
+        if clean["kind"] != cls.KIND:
+            raise InvalidSpec(f"{cls.__name__} is of kind {cls.KIND!r}, got a spec of kind {clean['kind']!r}")
+        arguments = {key: value for key, value in clean.items() if key != "kind"}
         return cls(**arguments, backend=backend)
 
     @property
@@ -76,8 +80,7 @@ class ScalarQuantizer:
         Strict: raises InvalidDtype, ShapeMismatch, NotFinite or NotUnitNorm (tolerance 4e-3 / 1e-4 / 1e-6 for
         float16 / 32 / 64) and never normalises. Zero rows of input are legal: `x` of shape (0, dim).
         """
-        rows, single = checks.float_rows(x, self.dim)
-        checks.require_unit(rows)
+        rows, single = checks.unit_norm_rows(x, self.dim)
         packed, _, gammas = self.backend.encode(self.plan, rows)
         arrays: dict[str, NDArray[Any]] = {"packed": packed}
         if gammas is not None:

@@ -24,6 +24,7 @@ ROTATIONS: Final = ("hadamard", "dense")
 SKETCHES: Final = ("gaussian", "hadamard")
 NORM_DTYPES: Final = ("float16", "float32")
 MAX_SEARCH: Final = 65
+MAX_MATRIX: Final = 1 << 26  # entries of a dense rotation or Gaussian sketch: dim 8192 squared
 
 U8: Final = np.dtype(np.uint8)
 F16: Final = np.dtype("<f2")
@@ -32,7 +33,7 @@ F32: Final = np.dtype("<f4")
 
 def validated(spec: Mapping[str, Any]) -> Spec:
     """A canonical copy of the spec, or a typed error that names the bad entry."""
-    if not isinstance(spec, Mapping) or spec.get("kind") not in KEYS:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str) or spec["kind"] not in KEYS:
         raise InvalidSpec(f"a spec is a dict whose 'kind' is one of {', '.join(KEYS)}; got {spec!r:.200}")
     kind = spec["kind"]
     given, expected = set(spec) - {"kind"}, KEYS[kind]
@@ -47,6 +48,7 @@ def validated(spec: Mapping[str, Any]) -> Spec:
         clean["sketch"] = checks.choice(spec["sketch"], SKETCHES, "sketch")
         if clean["sketch"] == "hadamard" and clean["projections"] != dim:
             raise InvalidSpec(f"a hadamard sketch has projections = dim = {dim}, got {clean['projections']}")
+        _require_table(dim * clean["projections"], clean["sketch"] == "gaussian", "sketch", dim)
         return clean
     clean["bits"] = checks.bit_width(spec["bits"], 2 if kind == "prod" else 1, 8, f"the {kind} quantizer")
     if kind == "polar":
@@ -54,15 +56,26 @@ def validated(spec: Mapping[str, Any]) -> Spec:
             raise InvalidDimension(f"the polar quantizer needs a power-of-two dim, got {dim}")
         return clean
     clean["rotation"] = checks.choice(spec["rotation"], ROTATIONS, "rotation")
+    _require_table(dim * dim, clean["rotation"] == "dense", "rotation", dim)
     if kind == "prod":
         clean["sketch"] = checks.choice(spec["sketch"], SKETCHES, "sketch")
+        _require_table(dim * dim, clean["sketch"] == "gaussian", "sketch", dim)
     return clean
 
 
+def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
+    """A spec may come from a stranger's file: it must not ask for a matrix of gigabytes."""
+    if is_matrix and entries > MAX_MATRIX:
+        raise InvalidDimension(
+            f"the {what} matrix of dim {dim} would have {entries} entries, at most {MAX_MATRIX}; use {what}='hadamard'"
+        )
+
+
 def _codec(spec: Mapping[str, Any]) -> Spec:
-    inner = validated(spec["quantizer"])
-    if inner["kind"] not in ("mse", "prod", "polar"):
-        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {inner['kind']!r}")
+    wrapped = spec["quantizer"]
+    if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar"):
+        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {wrapped!r:.200}")
+    inner = validated(wrapped)
     search = checks.count(spec["search"], 0, MAX_SEARCH, "search")
     if search and (search % 2 == 0 or search < 3):
         raise InvalidSpec(f"search is a number of candidate scales: 0, or odd and at least 3, got {search}")
