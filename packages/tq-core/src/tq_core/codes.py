@@ -1,6 +1,6 @@
 """Immutable containers of packed rows: what a quantizer (Codes) or a codec (Encoded) returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -8,38 +8,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import container, packing
-from tq_core.errors import CorruptData, ShapeMismatch, SpecMismatch
+from tq_core.errors import CorruptData, RowOutOfRange, ShapeMismatch, SpecMismatch
 from tq_core.spec import Spec, fields, padding_planes, validated
 
 
 class Codes:
     """Packed rows of one quantizer: `spec` says how to read them, `arrays` holds them, rows first, read-only.
 
-    `len()` counts rows; `codes[2:5]`, `codes[index_array]`, `codes[mask]` and `codes[3]` select them (slices share
-    memory); `concatenate` joins; equality is of spec and bytes. `single` marks codes of one (dim,) vector.
+    `len()` counts rows; `codes[2:5]`, `codes[index_array]`, `codes[mask]` and `codes[3]` select them (slices of step
+    one share memory); `concatenate` joins; equality is of spec and bytes. `single` marks codes of one (dim,) vector.
+    The constructor shares the caller's arrays and refuses what `from_bytes` would refuse.
     """
 
     KIND = "codes"
 
     def __init__(self, spec: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, single: bool = False) -> None:
         self._spec = validated(spec)
-        if (self._spec["kind"] == "codec") != (self.KIND == "encoded"):
+        if not self._holds(self._spec):
             raise SpecMismatch(f"{type(self).__name__} cannot hold rows of a {self._spec['kind']} spec")
         self._arrays = _checked(self._spec, arrays)
+        _check_padding(self._spec, self._arrays["packed"])
+        _check_scalars(self._arrays)
         self._single = single
         if single and len(self) != 1:
             raise ShapeMismatch(f"codes of a single vector have one row, got {len(self)}")
 
     @classmethod
     def _trusted(cls, spec: Spec, arrays: Mapping[str, NDArray[Any]], single: bool) -> Self:
-        """Wrap arrays that this package has just made to measure."""
+        """Take over arrays that this package has just made to measure: nobody else writes them from here on."""
         self = cls.__new__(cls)
         self._spec, self._single = spec, single
-        views = {name: array.view() for name, array in arrays.items()}
-        for view in views.values():
-            view.setflags(write=False)
-        self._arrays = MappingProxyType(views)
+        for array in arrays.values():
+            array.setflags(write=False)  # on the owner, so that no view of it can be made writable again
+        self._arrays = MappingProxyType({name: array.view() for name, array in arrays.items()})
         return self
+
+    @classmethod
+    def _viewing(cls, spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Wrap a caller's arrays of validated spec: names, shapes and dtypes are checked, contents are not."""
+        self = cls.__new__(cls)
+        self._spec, self._single, self._arrays = spec, False, _checked(spec, arrays)
+        return self
+
+    @classmethod
+    def _holds(cls, spec: Spec) -> bool:
+        return bool(spec["kind"] == "codec") == (cls.KIND == "encoded")
 
     @property
     def spec(self) -> Spec:
@@ -65,18 +78,26 @@ class Codes:
         return len(self._arrays["packed"])
 
     def __getitem__(self, index: Any) -> Self:
-        if isinstance(index, (int, np.integer)):
-            rows = len(self)
+        rows = len(self)
+        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
             if not -rows <= index < rows:
-                raise IndexError(f"row {index} of {rows}")
+                raise RowOutOfRange(f"there are {rows} rows, got row {index}")
             start = int(index) % rows
             picked = {name: array[start : start + 1] for name, array in self._arrays.items()}
             return self._trusted(self._spec, picked, True)
         if isinstance(index, slice):
-            return self._trusted(self._spec, {name: array[index] for name, array in self._arrays.items()}, False)
+            # backends read C-contiguous rows; a slice of step one is, and is not copied
+            cut = {name: np.ascontiguousarray(array[index]) for name, array in self._arrays.items()}
+            return self._trusted(self._spec, cut, False)
         rows_wanted = np.asarray(index)
+        if rows_wanted.size == 0 and rows_wanted.ndim == 1 and rows_wanted.dtype != np.bool_:
+            rows_wanted = rows_wanted.astype(np.intp)  # an empty list comes as float64
         if rows_wanted.ndim != 1 or rows_wanted.dtype.kind not in "iub":
             raise ShapeMismatch(f"rows are selected by an int, a slice or a 1-D index or mask, got {index!r:.80}")
+        if rows_wanted.dtype == np.bool_ and len(rows_wanted) != rows:
+            raise ShapeMismatch(f"a mask over {rows} rows has {rows} entries, got {len(rows_wanted)}")
+        if rows_wanted.dtype != np.bool_ and ((rows_wanted < -rows) | (rows_wanted >= rows)).any():
+            raise RowOutOfRange(f"there are {rows} rows, got indices from {rows_wanted.min()} to {rows_wanted.max()}")
         return self._trusted(self._spec, {name: array[rows_wanted] for name, array in self._arrays.items()}, False)
 
     def __eq__(self, other: object) -> bool:
@@ -97,15 +118,18 @@ class Codes:
         return type(self).from_bytes, (self.to_bytes(),)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Rows of all parts in order; they must share one spec."""
-        if not parts:
+    def concatenate(cls, parts: Iterable[Self]) -> Self:
+        """Rows of all parts in order; they must be of this class and share one spec."""
+        held = list(parts)
+        if not held:
             raise ShapeMismatch("concatenate needs at least one part")
-        first = parts[0]
-        for part in parts[1:]:
+        first = held[0]
+        for part in held:
+            if type(part) is not cls:
+                raise SpecMismatch(f"{cls.__name__}.concatenate joins {cls.__name__} only, got {type(part).__name__}")
             if part._spec != first._spec:
                 raise SpecMismatch(f"parts differ in spec: {first._spec} and {part._spec}")
-        joined = {name: np.concatenate([part._arrays[name] for part in parts]) for name in first._arrays}
+        joined = {name: np.concatenate([part._arrays[name] for part in held]) for name in first._arrays}
         return cls._trusted(first._spec, joined, False)
 
     def to_bytes(self) -> bytes:
@@ -121,6 +145,8 @@ class Codes:
         header, payload = container.open_sealed(data)
         rows, single = _header_facts(header, cls.KIND)
         spec = container.checked_spec(header["spec"])
+        if not cls._holds(spec):
+            raise CorruptData(f"these bytes say they hold {cls.KIND!r} of a {spec['kind']} spec, which cannot be")
         kinds = fields(spec)
         row_size = sum((width or 1) * dtype.itemsize for width, dtype in kinds.values())
         if rows * row_size != len(payload):
@@ -153,7 +179,7 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        checked[name] = array.view()
+        checked[name] = np.ascontiguousarray(array).view()
         checked[name].setflags(write=False)
     return MappingProxyType(checked)
 
@@ -177,5 +203,5 @@ def _check_padding(spec: Spec, packed: NDArray[np.uint8]) -> None:
 
 def _check_scalars(arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
-        if name != "packed" and not (np.isfinite(array).all() and (array >= 0).all()):
+        if name != "packed" and not (np.isfinite(array).all() and not np.signbit(array).any()):
             raise CorruptData(f"{name} must be finite and not negative")

@@ -5,7 +5,7 @@ import json
 import struct
 from typing import Any, Final
 
-from tq_core.errors import CorruptData, FormatVersion, TurboQuantError
+from tq_core.errors import CorruptData, FormatVersion, InvalidDtype, TurboQuantError
 from tq_core.spec import Spec, validated
 
 FORMAT_VERSION: Final = 1
@@ -17,7 +17,7 @@ _FIXED: Final = struct.Struct("<4sIIQ")
 
 def seal(header: dict[str, Any], payload: bytes) -> bytes:
     """One self-contained byte string."""
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
+    text = _canonical(header)
     fixed = _FIXED.pack(MAGIC, FORMAT_VERSION, len(text), len(payload))
     digest = hashlib.sha256(fixed + text + payload).digest()
     return b"".join((fixed, digest, text, payload))
@@ -25,7 +25,10 @@ def seal(header: dict[str, Any], payload: bytes) -> bytes:
 
 def open_sealed(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], memoryview]:
     """Header and payload of verified bytes. Checks magic, version, lengths and checksum, in this order."""
-    view = memoryview(data).cast("B")
+    try:
+        view = memoryview(data).cast("B")
+    except TypeError as error:
+        raise InvalidDtype(f"expected bytes, a bytearray or a contiguous buffer, got {type(data).__name__}") from error
     if len(view) < PREFIX:
         raise CorruptData(f"{len(view)} bytes are too few: the fixed part alone has {PREFIX}")
     magic, version, header_size, payload_size = _FIXED.unpack(view[: _FIXED.size])
@@ -52,7 +55,14 @@ def _header(text: memoryview) -> dict[str, Any]:
         raise CorruptData(f"header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise CorruptData(f"header is a JSON {type(header).__name__}, expected an object")
+    if _canonical(header) != text:
+        # duplicated keys, spaces or other spellings: two readers could disagree about such a header
+        raise CorruptData("header is not canonical JSON: no writer of this format would have spelled it so")
     return header
+
+
+def _canonical(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def checked_spec(spec: object) -> Spec:
