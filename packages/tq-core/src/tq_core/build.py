@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_core import checks
 from tq_core.codec import VectorCodec
-from tq_core.errors import ShapeMismatch, ZeroVector
+from tq_core.errors import ScaleRange, ShapeMismatch, ZeroVector
 from tq_core.mse import TurboQuantMSE
 from tq_core.norms import row_norms, unit_rows
 from tq_core.polar import PolarQuant
@@ -35,9 +35,9 @@ def normalize(x: ArrayLike) -> tuple[NDArray[np.float32], Any]:
     """`(unit, norms)`: rows of unit norm, float32 shaped as x, and their norms, float64 shaped (rows,) or ().
 
     x is (dim,) or (rows, dim) float16/32/64. Raises ZeroVector for a row without direction, and
-    InvalidDtype, ShapeMismatch or NotFinite as everywhere.
+    InvalidDtype, ShapeMismatch or NotFinite as everywhere, ScaleRange for a norm beyond float64.
     """
-    array = np.asarray(x)
+    array = checks.as_array(x, "x")
     if array.ndim not in (1, 2):
         raise ShapeMismatch(f"x must have shape (dim,) or (rows, dim), got {array.shape}")
     rows, single = checks.float_rows(array, checks.dimension(array.shape[-1]))
@@ -50,7 +50,11 @@ def normalize(x: ArrayLike) -> tuple[NDArray[np.float32], Any]:
         exponent = np.where(far, np.frexp(peaks)[1], 0)
         rows = np.ldexp(rows.astype(np.float64), -exponent[:, None])
         norms = row_norms(rows)
-        units, norms = unit_rows(rows, norms), np.ldexp(norms, exponent)
+        units = unit_rows(rows, norms)
+        with np.errstate(over="ignore"):
+            norms = np.ldexp(norms, exponent)
+        if not np.isfinite(norms).all():
+            raise ScaleRange(f"row {int(np.argmax(~np.isfinite(norms)))} has a norm beyond float64; scale it down")
     else:
         norms = row_norms(rows)
         units = unit_rows(rows, norms)

@@ -1,7 +1,8 @@
 """VectorCodec: the everyday door. Any finite vectors in, one scale a vector beside the codes."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,8 @@ from tq_core.spec import Fields, Spec, bits_per_vector, fields, validated
 from tq_core.topk import best_rows
 
 F32 = NDArray[np.float32]
+
+LEAST_COSINE: Final = 1 / 256
 
 
 class VectorCodec:
@@ -147,11 +150,14 @@ class VectorCodec:
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
                 raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
         asked = checks.query_rows(queries, self.dim)
-        return best_rows(lambda rows: self.scores(encoded[rows], asked), len(asked), len(encoded), wanted, eligible)
+        return best_rows(lambda rows, part: self.scores(encoded[rows], part), asked, len(encoded), wanted, eligible)
 
     def wrap(self, arrays: Mapping[str, NDArray[Any]]) -> Encoded:
-        """An Encoded around arrays with this codec's `fields`, without copying; shapes and dtypes are checked."""
-        return Encoded(self._spec, arrays)
+        """An Encoded around a caller's arrays with this codec's `fields`, without copying C-contiguous ones.
+
+        Names, shapes and dtypes are checked; contents are not, so that a cache can wrap its buffers at every step.
+        """
+        return Encoded._viewing(self._spec, arrays)
 
     def _encode_polar(
         self, polar: PolarQuant, rows: NDArray[np.floating]
@@ -164,6 +170,8 @@ class VectorCodec:
         a, b = (u * q).sum(axis=1), (q * q).sum(axis=1)
         zero = norms == 0
         a, b = np.where(zero, 1.0, a), np.where(zero, 1.0, b)
+        # angles of one bit may be off by a right angle, where <u, q> = 0 names no scale
+        a = np.maximum(a, LEAST_COSINE * b)
         rule = self._spec["scale"]
         factors = {"plain": np.ones_like(a), "mse": a / b, "norm": np.sqrt(self.dim / b), "unbiased": self.dim / a}
         with np.errstate(over="ignore"):
@@ -178,14 +186,14 @@ class VectorCodec:
         if too_large.any():
             row = int(np.argmax(too_large))
             hint = "use norm_dtype='float32' or " if dtype == np.float16 else ""
-            norm = row_norms(rows[row : row + 1])[0]
+            norm = math.hypot(*rows[row].tolist())  # neither overflows nor underflows on the way
             raise ScaleRange(f"{what} of row {row} (norm {norm:.6g}) overflows {dtype}; {hint}scale the data down")
         if self.underflow == "raise" and what == "scale":
             lost = (stored == 0) & rows.any(axis=1)
             if lost.any():
                 row = int(np.argmax(lost))
                 hint = "use norm_dtype='float32', " if dtype == np.float16 else ""
-                norm = row_norms(rows[row : row + 1])[0]
+                norm = math.hypot(*rows[row].tolist())
                 raise ScaleRange(
                     f"row {row} has norm {norm:.6g}, which {dtype} would store as 0; {hint}scale the data up, "
                     "or pass underflow='zero' to accept zeros"

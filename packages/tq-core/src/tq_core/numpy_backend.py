@@ -59,13 +59,13 @@ class NumpyBackend:
         codes, dots, squares = _best_codes(plan, scaled, v)
         packed[:, : plan.stage_bytes] = packing.pack(codes, plan.codebook.bits)
         factors = _scale_factors(plan, dots, squares)
-        scales[:] = _to_float32(norms * factors)
+        scales[:] = _to_float32(_products(norms, factors))
         if plan.sketch is not None and gammas is not None:
             levels = plan.codebook.levels[codes].astype(np.float64)
             residuals = (v - np.rint(factors[:, None] * levels)).astype(np.int64)
             packed[:, plan.stage_bytes :] = self.sketch(plan.sketch, residuals)
             lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals).astype(np.float64))
-            gammas[:] = _to_float32(norms * lengths / (UNIT * math.sqrt(plan.dim)))
+            gammas[:] = _to_float32(_products(norms, lengths) / (UNIT * math.sqrt(plan.dim)))
 
     def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """Reconstructed rows, (rows, dim) float32."""
@@ -75,10 +75,14 @@ class NumpyBackend:
             if plan.sketch is None or gammas is None:
                 out[tile] = self.unrotate(plan.rotation, stage) * scales[tile, None]
                 continue
-            stage *= scales[tile, None]
-            weight = gammas[tile, None] * np.float32(math.sqrt(plan.dim))
-            stage += weight * self.unsketch(plan.sketch, packed[tile, plan.stage_bytes :])
-            out[tile] = self.unrotate(plan.rotation, stage)
+            weights = gammas[tile] * np.float32(math.sqrt(plan.dim))
+            # powers of two are exact, and keep the unnormalised stages of huge rows within float32
+            exponents = np.frexp(np.maximum(scales[tile], weights))[1][:, None]
+            stage *= np.ldexp(scales[tile, None], -exponents)
+            stage += np.ldexp(weights[:, None], -exponents) * self.unsketch(
+                plan.sketch, packed[tile, plan.stage_bytes :]
+            )
+            out[tile] = np.ldexp(self.unrotate(plan.rotation, stage), exponents)
         return out
 
     def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
@@ -142,6 +146,11 @@ def _to_int16(scaled: F32) -> I16:
 def _to_float32(values: NDArray[np.float64]) -> F32:
     with np.errstate(over="ignore"):  # an overflow becomes inf and is refused by the caller, which knows the row
         return values.astype(np.float32)
+
+
+def _products(norms: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite norm times a zero factor is refused later, too
+        return norms * factors
 
 
 def _best_codes(plan: ScalarPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.int64], NDArray[np.int64]]:

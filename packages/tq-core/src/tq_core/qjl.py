@@ -1,5 +1,8 @@
 """QJL: a one-bit sketch of any finite vector (paper definition 1; arXiv 2406.03482)."""
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,7 +19,7 @@ F32 = NDArray[np.float32]
 class QJL:
     """sign(Sx) and |x|: `projections` bits and one float32 norm a vector, inner products unbiased over S.
 
-    Zero vectors are legal and score 0. `projections` defaults to dim.
+    Zero vectors are legal and score 0; ScaleRange for norms that float32 cannot hold. `projections` defaults to dim.
     """
 
     def __init__(
@@ -49,6 +52,16 @@ class QJL:
         return bits_per_vector(self._spec)
 
     @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """Arrays of the sketch, shared by all vectors."""
+        return self.sketch.tables
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of `tables`."""
+        return sum(table.nbytes for table in self.tables)
+
+    @property
     def expected_mse(self) -> float:
         """E|x - x_hat|^2 / |x|^2."""
         return self.sketch.expected_mse
@@ -61,7 +74,13 @@ class QJL:
             stored = norms.astype(np.float32)
         if not np.isfinite(stored).all():
             row = int(np.argmax(~np.isfinite(stored)))
-            raise ScaleRange(f"row {row} has norm {norms[row]:.6g}, beyond float32; scale the data down")
+            norm = math.hypot(*rows[row].tolist())  # neither overflows nor underflows on the way
+            raise ScaleRange(f"row {row} has norm {norm:.6g}, beyond float32; scale the data down")
+        lost = (stored == 0) & rows.any(axis=1)
+        if lost.any():
+            row = int(np.argmax(lost))
+            norm = math.hypot(*rows[row].tolist())
+            raise ScaleRange(f"row {row} has norm {norm:.6g}, which float32 would store as 0; scale the data up")
         units = unit_rows(rows, norms).astype(np.float64)
         peaks = np.abs(units).max(axis=1, initial=0.0)
         integers = np.rint(units * (32767.0 / np.where(peaks > 0, peaks, 1.0))[:, None]).astype(np.int64)
