@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import BackendUnavailable
+from tq_core.errors import BackendUnavailable, InvalidSpec
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -27,10 +27,15 @@ U8 = NDArray[np.uint8]
 
 @runtime_checkable
 class Backend(Protocol):
-    """Operations on validated C-contiguous arrays; every one of them agrees with `numpy` as docs/format.md says."""
+    """What a kernel package implements; `tq_core.testing.check_backend` is this contract as a test.
 
-    name: str
-    api_version: int
+    Arrays come validated and C-contiguous and are never written to; rows may be none. A result is a new C-contiguous
+    array. Operations are called from several threads at once. `rotate`, `unrotate` (hadamard), `encode` and `sketch`
+    equal those of `numpy` bit for bit; `decode`, `scores`, `unsketch` and `sketch_scores` within rounding.
+    """
+
+    name: str  # the entry point's name
+    api_version: int  # API_VERSION of the tq-core it was written for
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
         """z = sqrt(dim) P x, (rows, dim)."""
@@ -39,16 +44,20 @@ class Backend(Protocol):
         """P^T z / sqrt(dim), (rows, dim)."""
 
     def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
-        """Packed rows, scales, residual norms (None without a sketch)."""
+        """Packed rows (rows, plan.row_bytes), scales (rows,), residual norms (rows,) or None without a sketch.
+
+        x is float16, float32 or float64 as the user gave it: norms are taken before any narrowing. A scale or norm
+        beyond float32 comes out infinite or NaN, and the caller refuses the row.
+        """
 
     def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
-        """Reconstructed rows, (rows, dim)."""
+        """Reconstructed rows, (rows, dim); scales and gammas (rows,) as the caller stored them."""
 
     def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
         """Estimated inner products, (queries, rows)."""
 
     def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
-        """Sign bits, (rows, ceil(projections / 8))."""
+        """Sign bits of integer rows, (rows, ceil(projections / 8)), unused bits 0."""
 
     def unsketch(self, sketch: Sketch, bits: U8) -> F32:
         """Reconstruction of unit residuals, (rows, dim)."""
@@ -85,9 +94,15 @@ def loaders() -> dict[str, Callable[[], Any]]:
     return found
 
 
-@cache
 def load(name: str) -> Backend:
-    """The backend of that name, or BackendUnavailable with the reason."""
+    """The backend of that name, or BackendUnavailable with the reason; InvalidSpec for what is no name."""
+    if not isinstance(name, str):
+        raise InvalidSpec(f"backend must be a name such as 'auto' or 'numpy', got {name!r:.80}")
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Backend:
     loader = _BUILT_IN.get(name) or loaders().get(name)
     if loader is None:
         hint = f"pip install tq-kernels-{name}" if name in ("simd", "gpu") else f"known: {', '.join(sorted(loaders()))}"
@@ -96,20 +111,22 @@ def load(name: str) -> Backend:
         backend = loader()
     except BackendUnavailable:
         raise
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, AttributeError) as error:  # the last: an entry point that names nothing
         raise BackendUnavailable(name, str(error)) from error
     if getattr(backend, "api_version", None) != API_VERSION:
         version = getattr(backend, "api_version", None)
         raise BackendUnavailable(name, f"it speaks API version {version}, this tq-core {API_VERSION}", "upgrade both")
     if not isinstance(backend, Backend):
         raise BackendUnavailable(name, f"{type(backend).__name__} lacks operations of the Backend protocol")
+    if backend.name != name:
+        raise BackendUnavailable(name, f"its loader returned a backend that calls itself {backend.name!r}")
     return backend
 
 
 def resolve(name: str = "auto") -> Backend:
     """Turn `backend=` into a backend. `auto` means what TQ_BACKEND names, else simd if it can run, else numpy."""
     if name == "auto":
-        name = os.environ.get("TQ_BACKEND", "auto") or "auto"
+        name = os.environ.get("TQ_BACKEND") or "auto"
     if name != "auto":
         return load(name)
     known = loaders()
