@@ -33,7 +33,7 @@ class QuantizedKVCache:
     ) -> None:
         self.head_dim = checks.dimension(head_dim, "head_dim")
         self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
-        self.policy = CachePolicy.parse(policy).for_layer(0, 1)
+        self.policy = CachePolicy.parse(policy).inner()
         self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
         dims = (self.head_dim, self.value_dim)
         codecs = codecs_for([self.policy], dims, seed, backend)

@@ -49,6 +49,8 @@ class Layer:
         """
         flow = self._flow(keys.shape[1])
         pending = self.keys.prepare(keys, flow), self.values.prepare(values, flow)
+        self.keys.reserve(pending[0])
+        self.values.reserve(pending[1])
         self.keys.commit(pending[0])
         self.values.commit(pending[1])
         self.evicted += flow.drop_sinks + flow.drop_coded + flow.skip

@@ -123,13 +123,16 @@ class CachePolicy:
             )
         return self
 
+    def inner(self) -> "CachePolicy":
+        """The policy of a layer that is no boundary layer."""
+        return replace(self, boundary=(0, 8))
+
     def for_layer(self, layer: int, layers: int) -> "CachePolicy":
         """The resolved policy of one layer: no boundary left, bits as that layer has them."""
         count, bits = self.boundary
-        plain = replace(self, boundary=(0, 8))
         if count <= layer < layers - count:
-            return plain
-        return replace(plain, keys=self.keys.at_bits(bits), values=self.values.at_bits(bits))
+            return self.inner()
+        return replace(self.inner(), keys=self.keys.at_bits(bits), values=self.values.at_bits(bits))
 
 
 def _parsed(text: str) -> CachePolicy:

@@ -25,7 +25,7 @@ class Flow(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """An append that cannot fail any more."""
+    """An append whose tokens are encoded."""
 
     flow: Flow
     sinks: Floats
@@ -54,7 +54,7 @@ class Side:
         self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
 
     def prepare(self, tokens: Floats, flow: Flow) -> Pending:
-        """Encode what an append settles and make room for it: all that can fail, and nothing that can be seen."""
+        """Encode what an append settles; nothing changes yet."""
         settled = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
             settled = np.concatenate([self.recent.view[:, : flow.settle_old], settled], axis=1)
@@ -62,14 +62,18 @@ class Side:
         rows = self.codec.encode(np.ascontiguousarray(settled).reshape(-1, self.dim))
         encoded = {name: array.reshape(*settled.shape[:2], *array.shape[1:]) for name, array in rows.items()}
         sinks, recent = tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :]
+        return Pending(flow, sinks, recent, encoded)
+
+    def reserve(self, pending: Pending) -> None:
+        """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
+        flow, sinks, recent = pending.flow, pending.sinks, pending.recent
         room = min(self.sink_limit - len(self.sinks), max(flow.sinks, 64))  # the usual few sinks at once, for good
         for held, new, extra in ((self.sinks, sinks, room), (self.recent, recent, recent.shape[1])):
             if new.shape[1]:
-                held.widen(np.result_type(held.view.dtype, tokens.dtype))
+                held.widen(np.result_type(held.view.dtype, new.dtype))
                 held.reserve(extra)
-        for array in self.coded.values():
-            array.reserve(settled.shape[1])
-        return Pending(flow, sinks, recent, encoded)
+        for name, array in self.coded.items():
+            array.reserve(pending.encoded[name].shape[1])
 
     def commit(self, pending: Pending) -> None:
         """Carry a prepared append out."""

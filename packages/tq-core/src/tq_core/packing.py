@@ -76,7 +76,7 @@ def _pack_plane(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     short = -dim % per_byte
     if short:
         codes = np.concatenate([codes, np.zeros((rows, short), np.uint8)], axis=1)
-    groups = codes.reshape(rows, -1, per_byte)
+    groups = codes.reshape(rows, codes.shape[1] // per_byte, per_byte)
     packed = groups[:, :, 0].copy()
     for place in range(1, per_byte):
         packed |= groups[:, :, place] << np.uint8(place * width)
