@@ -1,0 +1,44 @@
+"""Checks new keys and values before any layer takes them, so that a step fails as a whole or not at all.
+
+A cache takes one layer at a time and refuses a vector that it cannot store. With a full-precision window that may come
+many steps late and after other layers have moved on, which nothing could undo.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_cache import CachePolicy
+from tq_core import NotFinite, ScaleRange
+
+# A quarter of float16's 65504: scale factors, ranges and residual norms stored as float16 stay below 4 times the norm.
+LARGEST_NORM: Final = 16376.0
+
+
+def largest_norm(policy: CachePolicy) -> float:
+    """The norm up to which every vector surely fits what the policy stores beside or instead of codes."""
+    fits = [
+        store.name == "float32" or (policy.norms == "float32" and store.name != "float16")
+        for store in (policy.keys, policy.values)
+    ]
+    return math.inf if all(fits) else LARGEST_NORM
+
+
+def check_rows(rows: NDArray[np.floating], limit: float, what: str) -> None:
+    """Raise NotFinite or ScaleRange for the first of (batch, heads, tokens, dim) vectors that cannot be stored."""
+    wide = rows.astype(np.float64)
+    squares = np.einsum("bhtd,bhtd->bht", wide, wide)
+    if np.isfinite(squares).all() and squares.max(initial=0.0) <= limit * limit:
+        return
+    finite = np.isfinite(rows).all(axis=-1)
+    wrong = ~finite if not finite.all() else squares > limit * limit
+    batch, head, token = (int(i) for i in np.argwhere(wrong)[0])
+    where = f"{what} of new token {token}, head {head}, sequence {batch}"
+    if not finite.all():
+        raise NotFinite(f"{where} has NaN or infinity; the model does not run in this precision")
+    raise ScaleRange(
+        f"{where} has norm {math.sqrt(squares[batch, head, token]):.6g}, more than the {limit:.6g} that surely fits "
+        "float16; say norms=float32 in the policy, with stores other than float16"
+    )

@@ -1,0 +1,82 @@
+"""Cache tensors in preallocated memory, so that a step copies new tokens and nothing else.
+
+The runtime reads the past from one flat array and writes past plus new tokens, whole and contiguous, into the prefix of
+another. The two take turns. A view of a prefix costs nothing; cutting a [batch, heads, capacity, dim] array to length
+would copy it.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+SMALLEST: Final = 64  # tokens of the first allocation when no capacity was asked for
+
+
+class TurnBuffer:
+    """One cache tensor `(batch, heads, tokens, dim)` in two flat arrays that take turns."""
+
+    def __init__(self, batch: int, heads: int, dim: int, dtype: str, capacity: int = 0) -> None:
+        self._shape = (batch, heads, dim)
+        self._row = batch * heads * dim
+        self._dtype = np.dtype(dtype)
+        self._flats = [self._allocate(capacity), self._allocate(capacity)]
+        self._current = 0
+
+    def past(self, tokens: int) -> Floats:
+        """The first `tokens` tokens as the last step left them: a contiguous, writable view."""
+        return self._view(self._current, tokens)
+
+    def target(self, tokens: int) -> Floats:
+        """Room for the result of the next step; the past stays untouched. Grows where it must, without copying."""
+        other = 1 - self._current
+        if self._flats[other].size < tokens * self._row:
+            capacity = self._flats[other].size // self._row
+            self._flats[other] = self._allocate(max(tokens, 2 * capacity, SMALLEST))
+        return self._view(other, tokens)
+
+    def turn(self) -> None:
+        """Make the target the past."""
+        self._current = 1 - self._current
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both arrays, used or not."""
+        return sum(flat.nbytes for flat in self._flats)
+
+    def _allocate(self, tokens: int) -> Floats:
+        return np.empty(tokens * self._row, self._dtype)
+
+    def _view(self, which: int, tokens: int) -> Floats:
+        batch, heads, dim = self._shape
+        return self._flats[which][: tokens * self._row].reshape(batch, heads, tokens, dim)
+
+
+class StepInputs:
+    """Arrays for `attention_mask` and positions of any step; prefixes of arrays that only ever grow."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._ones: dict[str, NDArray[np.integer]] = {}
+
+    def attention_mask(self, tokens: int, dtype: str) -> NDArray[np.integer]:
+        """(batch, tokens) of ones: past and new tokens, none of them padding."""
+        needed = self._batch * tokens
+        ones = self._ones.get(dtype)
+        if ones is None or ones.size < needed:
+            ones = np.ones(max(needed, 2 * (0 if ones is None else ones.size)), dtype)
+            self._ones[dtype] = ones
+        return ones[:needed].reshape(self._batch, tokens)
+
+    def positions(self, start: int, stop: int, dtype: str, *, batched: bool) -> NDArray[np.integer]:
+        """start..stop-1 as (batch, tokens), or as (tokens,)."""
+        row = np.arange(start, stop, dtype=dtype)
+        return np.ascontiguousarray(np.broadcast_to(row, (self._batch, stop - start))) if batched else row
+
+
+def flat_bytes(batch: int, heads: int, dims: int, tokens: int, dtype: str) -> int:
+    """Bytes of that many tokens of one layer as plain floats; `dims` is key_dim plus value_dim."""
+    return math.prod((batch, heads, dims, tokens)) * np.dtype(dtype).itemsize
