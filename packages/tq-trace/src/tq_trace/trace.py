@@ -1,0 +1,260 @@
+"""KvTrace: what one attention head of a model saw, recorded so that compression can be measured on it again."""
+
+import os
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tq_core import CorruptData, InvalidSpec, TurboQuantError
+from tq_trace import atomic, bfloat16, checks, layout
+from tq_trace.bfloat16 import Bfloat16
+from tq_trace.metadata import Metadata
+
+_DTYPES: Final = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
+
+
+class TraceSample(NamedTuple):
+    """One sample of a trace; the query at position p attends to keys and values 0..p, p included."""
+
+    keys: NDArray[np.floating]
+    """(tokens, head_dim)"""
+    values: NDArray[np.floating]
+    """(tokens, value_dim)"""
+    queries: NDArray[np.floating]
+    """(query_count, head_dim)"""
+    query_positions: NDArray[np.int64]
+    """(query_count,), each in 0..tokens-1"""
+
+
+class KvTrace:
+    """Keys, values and queries of one head of one layer, immutable and valid from construction on.
+
+    `keys` (samples, tokens, head_dim), `values` (samples, tokens, value_dim), `queries` (samples, query_count,
+    head_dim) in float16, bfloat16, float32 or float64, all finite, each kept in its own dtype; `query_positions`
+    (samples, query_count), integers in 0..tokens-1, kept as int64. Arrays are copied and come back read-only.
+
+    Raises InvalidDtype, ShapeMismatch, NotFinite or InvalidPosition for arrays, InvalidSpec for metadata.
+    """
+
+    def __init__(
+        self,
+        keys: ArrayLike | Bfloat16,
+        values: ArrayLike | Bfloat16,
+        queries: ArrayLike | Bfloat16,
+        query_positions: ArrayLike,
+        *,
+        model: str,
+        benchmark: str,
+        layer: int,
+        suite: str | None = None,
+        head: int | None = None,
+        note: str | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        metadata = Metadata(model, benchmark, layer, suite, head, note, {} if extra is None else extra)
+        tensors = {
+            "keys": checks.float_tensor(keys, "keys"),
+            "values": checks.float_tensor(values, "values"),
+            "queries": checks.float_tensor(queries, "queries"),
+            "query_positions": checks.position_tensor(query_positions),
+        }
+        self._adopt(tensors, metadata)
+
+    def _adopt(self, tensors: dict[str, tuple[str, NDArray[Any]]], metadata: Metadata) -> None:
+        checks.require_trace(tensors)
+        tensors["query_positions"] = ("I64", tensors["query_positions"][1].astype(np.int64, copy=False))
+        for _, array in tensors.values():
+            array.setflags(write=False)
+        self._tensors: layout.Stored = MappingProxyType(tensors)
+        self._metadata = metadata
+        self._require_readable_header()
+
+    def _require_readable_header(self) -> None:
+        size = len(layout.encode_header(self._tensors, self._metadata.to_strings())[0]) - 8
+        if size > layout.MAX_HEADER:
+            raise InvalidSpec(
+                f"metadata makes a header of {size} bytes, at most {layout.MAX_HEADER} are read: shorten it"
+            )
+
+    def validate(self) -> None:
+        """Check every guarantee again: an array whose memory was changed behind our back is found here."""
+        checks.require_trace(self._tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file of one layer and head, checked as construction checks; messages begin with the path.
+
+        Raises TraceNotFound, TraceAccess, CorruptData for what is no trace file, and FormatVersion for a file of many
+        layers and heads (`layers.{i}.heads.{h}.keys` and so on), which this release does not read.
+        Reads the whole file and needs twice its size for a moment.
+        """
+        tensors, strings = layout.read(path)
+        trace = cls.__new__(cls)
+        try:
+            trace._adopt(tensors, Metadata.from_strings(strings))
+        except InvalidSpec as error:
+            raise CorruptData(f"{os.fspath(path)}: {error}") from error
+        except TurboQuantError as error:
+            raise type(error)(f"{os.fspath(path)}: {error}") from error
+        return trace
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write one safetensors file, whole or not at all; loading it gives an equal trace, bit for bit.
+
+        Raises TraceExists if something is there and overwrite is false, TraceNotFound if the folder is missing,
+        TraceAccess if the system refuses; what was at path before then still is.
+        """
+
+        def write(file: BinaryIO) -> None:
+            layout.write(file, self._tensors, self._metadata.to_strings())
+
+        atomic.write_file(path, write, overwrite=overwrite)
+
+    def _floats(self, name: str, index: Any = slice(None)) -> NDArray[np.floating]:
+        kind, array = self._tensors[name]
+        if kind != "BF16":
+            view: NDArray[np.floating] = array[index]
+            return view
+        widened = bfloat16.widen(array[index])
+        widened.setflags(write=False)
+        return widened
+
+    @property
+    def keys(self) -> NDArray[np.floating]:
+        """(samples, tokens, head_dim), read-only; bfloat16 comes as float32, widened anew at each access."""
+        return self._floats("keys")
+
+    @property
+    def values(self) -> NDArray[np.floating]:
+        """(samples, tokens, value_dim), read-only; bfloat16 as in `keys`."""
+        return self._floats("values")
+
+    @property
+    def queries(self) -> NDArray[np.floating]:
+        """(samples, query_count, head_dim), read-only; bfloat16 as in `keys`."""
+        return self._floats("queries")
+
+    @property
+    def query_positions(self) -> NDArray[np.int64]:
+        """(samples, query_count), read-only; the query at position p attends to keys 0..p."""
+        positions: NDArray[np.int64] = self._tensors["query_positions"][1][:]
+        return positions
+
+    @property
+    def metadata(self) -> Metadata:
+        """model, benchmark, layer, and suite, head, note where known; also attributes of the trace itself."""
+        return self._metadata
+
+    @property
+    def model(self) -> str:
+        """The model that was recorded."""
+        return self._metadata.model
+
+    @property
+    def benchmark(self) -> str:
+        """What the model was given to read."""
+        return self._metadata.benchmark
+
+    @property
+    def suite(self) -> str | None:
+        """The collection that the benchmark belongs to."""
+        return self._metadata.suite
+
+    @property
+    def layer(self) -> int:
+        """The layer, from 0."""
+        return self._metadata.layer
+
+    @property
+    def head(self) -> int | None:
+        """The key/value head, from 0."""
+        return self._metadata.head
+
+    @property
+    def note(self) -> str | None:
+        """Free text."""
+        return self._metadata.note
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """What each tensor is stored as: 'float16', 'bfloat16', 'float32', 'float64'; positions are 'int64'."""
+        return {name: _DTYPES[self._tensors[name][0]] for name in layout.RANKS}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of each sample."""
+        return int(self._tensors["keys"][1].shape[1])
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of keys and queries."""
+        return int(self._tensors["keys"][1].shape[2])
+
+    @property
+    def value_dim(self) -> int:
+        """Dimension of values."""
+        return int(self._tensors["values"][1].shape[2])
+
+    @property
+    def query_count(self) -> int:
+        """Queries of each sample."""
+        return int(self._tensors["queries"][1].shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays held, which are those of the file without its header."""
+        return sum(array.nbytes for _, array in self._tensors.values())
+
+    def __len__(self) -> int:
+        return int(self._tensors["keys"][1].shape[0])
+
+    def sample(self, index: int) -> TraceSample:
+        """Arrays of one sample, read-only and without copying, save that bfloat16 is widened to float32."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        return TraceSample(
+            self._floats("keys", index),
+            self._floats("values", index),
+            self._floats("queries", index),
+            self.query_positions[index],
+        )
+
+    @property
+    def samples(self) -> Iterator[TraceSample]:
+        """All samples in order, one at a time."""
+        return map(self.sample, range(len(self)))
+
+    def __iter__(self) -> Iterator[TraceSample]:
+        return self.samples
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KvTrace):
+            return NotImplemented
+        return self._metadata == other._metadata and all(
+            kind == other._tensors[name][0]
+            and array.shape == other._tensors[name][1].shape
+            and array.tobytes() == other._tensors[name][1].tobytes()
+            for name, (kind, array) in self._tensors.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and content may be large
+
+    def __repr__(self) -> str:
+        head = "" if self.head is None else f" head {self.head}"
+        return (
+            f"KvTrace({self.model!r} layer {self.layer}{head}, {len(self)} samples of {self.tokens} tokens, "
+            f"head_dim {self.head_dim}, {self.dtypes['keys']})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tensors = {name: (kind, array) for name, (kind, array) in self._tensors.items()}
+        return _rebuild, (tensors, self._metadata.to_strings())
+
+
+def _rebuild(tensors: dict[str, tuple[str, NDArray[Any]]], strings: dict[str, str]) -> KvTrace:
+    trace = KvTrace.__new__(KvTrace)
+    trace._adopt(tensors, Metadata.from_strings(strings))
+    return trace
