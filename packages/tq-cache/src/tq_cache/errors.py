@@ -3,7 +3,7 @@
 from tq_core import TurboQuantError
 
 
-class InvalidPolicy(TurboQuantError, ValueError):  # noqa: N818 - named like its siblings in tq_core
+class InvalidPolicy(TurboQuantError, ValueError):
     """A policy that says nothing readable, or something that no cache can do. `part` is the piece at fault."""
 
     def __init__(self, message: str, part: str = "") -> None:
@@ -14,5 +14,5 @@ class InvalidPolicy(TurboQuantError, ValueError):  # noqa: N818 - named like its
         return type(self), (self.message, self.part)
 
 
-class PolicyMismatch(TurboQuantError, ValueError):  # noqa: N818
+class PolicyMismatch(TurboQuantError, ValueError):
     """A policy that this model's layers or dims cannot follow; it is never bent silently."""

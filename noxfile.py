@@ -1,0 +1,155 @@
+"""Checks of the workspace: `uv run --all-packages nox` runs the default ones, `nox -s NAME` any, `nox -l` lists them."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "types", "tests", "compiled", "alone"]
+nox.options.error_on_missing_interpreters = True  # a missing Python is no silent pass
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+QUICK = ("-m", "not stats and not model")
+WHEELS: dict[str, Path] = {}  # built once a run, whatever sessions ask for them
+
+
+def sync(session: nox.Session, *groups: str, packages: bool = True) -> None:
+    """Fill the session's environment from the lock file: the groups, and the packages as editable installs."""
+    options = ["--all-packages"] if packages else ["--no-install-workspace"]
+    chosen = [part for group in groups for part in ("--group", group)]
+    session.run_install(
+        *("uv", "sync", "--locked", "--no-default-groups", *options, *chosen),
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+        external=True,
+    )
+
+
+def wheels(session: nox.Session) -> dict[str, Path]:
+    """Wheels of all packages by name, each built from its own source distribution."""
+    if not WHEELS:
+        folder = Path(session.cache_dir) / "wheels"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run_install(
+            *("uv", "build", "--all-packages", "--out-dir", str(folder)),
+            env={"SOURCE_DATE_EPOCH": "1577836800"},
+            external=True,
+        )
+        for name in PACKAGES:
+            (WHEELS[name],) = folder.glob(f"{name.replace('-', '_')}-*.whl")
+            (_sdist,) = folder.glob(f"{name.replace('-', '_')}-*.tar.gz")
+    return WHEELS
+
+
+def with_siblings(name: str) -> list[str]:
+    """The package and the siblings it depends on, from its own metadata."""
+    project = nox.project.load_toml(ROOT / "packages" / name / "pyproject.toml")["project"]
+    names = {name}
+    for requirement in project["dependencies"]:
+        sibling = requirement.split(">")[0].split("[")[0].strip()
+        if sibling in PACKAGES:
+            names |= set(with_siblings(sibling))
+    return sorted(names)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting, and a lock file that fits the metadata."""
+    sync(session, "lint", packages=False)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("uv", "lock", "--check", external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, over every package; tq-core's compiled modules depend on it."""
+    sync(session, "types")
+    session.run("mypy", *(f"packages/{name}/src" for name in PACKAGES))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole workspace, editable and interpreted, without the long statistical and model tests."""
+    sync(session, "test")
+    session.run("pytest", *QUICK, *session.posargs)
+
+
+@nox.session
+def compiled(session: nox.Session) -> None:
+    """The whole workspace against installed wheels; fails unless tq-core's primitives are compiled."""
+    built = wheels(session)
+    sync(session, "test", packages=False)
+    session.install(*map(str, built.values()))
+    session.run("python", "-c", "import tq_core; assert tq_core.COMPILED, tq_core._bits.__file__")
+    session.run("python", "-m", "tq_core", "selftest")
+    session.run("pytest", *QUICK, *session.posargs, env={"TQ_EXPECT_COMPILED": "1"})
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def alone(session: nox.Session, package: str) -> None:
+    """One package from its wheel with its declared dependencies, its tests copied out of the tree."""
+    built = wheels(session)
+    # siblings by path: with a name and a folder of wheels, a stranger's upload of that name could win
+    session.install(*(str(built[name]) for name in with_siblings(package)))
+    session.install("pytest", "hypothesis")
+    copy = Path(session.create_tmp()) / "tests"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(ROOT / "packages" / package / "tests", copy)
+    shutil.copy(ROOT / "packages" / package / "README.md", copy.parent)  # its examples are tests
+    shutil.copy(ROOT / "pyproject.toml", copy.parent)  # pytest's settings, shared
+    session.chdir(copy.parent)
+    session.run("python", "-I", "-m", "pytest", *QUICK, "-p", "no:cacheprovider", "tests", *session.posargs)
+
+
+@nox.session
+def stats(session: nox.Session) -> None:
+    """The acceptance table: long statistical tests of distortion, bias and rotation quality."""
+    sync(session, "test")
+    session.run("pytest", "-m", "stats", *session.posargs)
+
+
+@nox.session
+def model(session: nox.Session) -> None:
+    """Acceptance on the trained decoder: what each policy costs in KL."""
+    sync(session, "test")
+    session.run("pytest", "-m", "model", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Line and branch coverage of the interpreted workspace."""
+    sync(session, "test")
+    session.run("pytest", *QUICK, "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+def fixtures(session: nox.Session) -> None:
+    """The only writer of golden files and tables; afterwards `git diff` shows what changed."""
+    sync(session, "test")
+    session.run("python", "-m", "tq_core.make_tables", *session.posargs)
+    session.run("python", "-m", "tq_core.make_golden", "fixtures/golden", *session.posargs)
+    session.run("python", "fixtures/freeze.py")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Every bench script of every package; each prints a table and writes JSON beside itself."""
+    sync(session)
+    for script in sorted(ROOT.glob("packages/*/bench/*.py")):
+        session.run("python", os.fspath(script.relative_to(ROOT)))
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Retrain the model fixture (about 25 minutes on two cores): `nox -s train -- WORK`, an empty folder outside."""
+    (work,) = session.posargs
+    sync(session, "train", packages=False)
+    for step in ("prepare", "train", "ngram", "export"):
+        session.run("python", f"fixtures/recipes/stdlib_llama/{step}.py", "--work", work)
+    session.run("python", "fixtures/recipes/stdlib_llama/verify.py")
