@@ -137,12 +137,13 @@ def unit_norm_rows(x: ArrayLike, dim: int) -> tuple[NDArray[np.floating], bool]:
 def query_rows(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
     """Queries as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
     rows, _ = float_rows(queries, dim, "queries")
-    large = np.abs(rows) > MAX_QUERY
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite and is refused below
+        narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
+    large = np.abs(narrow) > np.float32(MAX_QUERY)
     if large.any():
         row, column = (int(i) for i in np.argwhere(large)[0])
         raise ScaleRange(
             f"queries[{row}, {column}] is {rows[row, column]:.6g}; float32 scores allow magnitudes up to 2**64: "
             "scale the queries down, their order of rows stays the same"
         )
-    narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
     return narrow
