@@ -1,1 +1,23 @@
-"""Placeholder while the package is written."""
+"""Recorded key/value workloads of language models: one file format, validated, and what is in it."""
+
+from tq_trace.bfloat16 import Bfloat16
+from tq_trace.errors import InvalidPosition, TraceAccess, TraceExists, TraceNotFound
+from tq_trace.metadata import Metadata
+from tq_trace.statistics import NormSummary, Peak, TraceStatistics, VectorStatistics, measure
+from tq_trace.trace import KvTrace, TraceSample
+
+__all__ = [
+    "Bfloat16",
+    "InvalidPosition",
+    "KvTrace",
+    "Metadata",
+    "NormSummary",
+    "Peak",
+    "TraceAccess",
+    "TraceExists",
+    "TraceNotFound",
+    "TraceSample",
+    "TraceStatistics",
+    "VectorStatistics",
+    "measure",
+]

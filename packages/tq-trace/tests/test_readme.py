@@ -1,0 +1,35 @@
+"""Every example of the README runs as it is printed."""
+
+import re
+import shlex
+from importlib.metadata import metadata
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from tq_trace import KvTrace
+from tq_trace.cli import main
+
+
+def blocks(language):
+    beside = Path(__file__).parents[1] / "README.md"
+    text = beside.read_text() if beside.exists() else str(metadata("tq-trace").get_payload())
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def test_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    python = blocks("python")
+    assert len(python) == 2
+    assert len(python[0].strip().splitlines()) <= 10
+    names = {}
+    for block in python:
+        exec(block, names)
+    assert "2 128 64 float16" in capsys.readouterr().out
+    assert names["scores"].shape == (KvTrace.load("my-trace.safetensors").query_positions[1, 0] + 1,)
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("tq-trace ")]
+    assert len(commands) == 3
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    assert Path("facts.json").exists()
