@@ -14,16 +14,24 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tq_trace import KvTrace, cli, formats, measure
+from tq_trace import KvTrace, TraceNotFound, cli, formats, measure
 from tq_trace.inspection import inspect_file
 
 EVIL = "\x1b[2Jmodel|`x`\r\n[red]\u202e<script>"
 
 
+def runner():
+    """A runner that keeps standard error apart; click 8.1 had to be asked to."""
+    try:
+        return CliRunner(mix_stderr=False)
+    except TypeError:
+        return CliRunner()
+
+
 @pytest.fixture
 def run():
     def invoke(*arguments, **environment):
-        return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], env=environment)
+        return runner().invoke(cli.main, [str(argument) for argument in arguments], env=environment)
 
     return invoke
 
@@ -187,7 +195,7 @@ def test_output_is_never_one_of_the_traces(run, traces, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message):
-    assert_refused(CliRunner().invoke(cli.main, arguments, prog_name="tq-trace"), message)
+    assert_refused(runner().invoke(cli.main, arguments, prog_name="tq-trace"), message)
 
 
 def test_output_into_a_missing_folder_is_refused(run, traces, tmp_path):
@@ -202,6 +210,19 @@ def test_a_bug_is_not_hidden(run, traces, monkeypatch):
     result = run("inspect", traces[0])
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)
+
+
+def test_an_interrupt_exits_as_shells_report_it(run, traces, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "inspect_file", interrupted)
+    assert run("inspect", traces[0]).exit_code == 130
+
+
+def test_called_from_python_errors_are_raised():
+    with pytest.raises(TraceNotFound, match="nowhere: no such file"):
+        cli.main(["inspect", "nowhere"], standalone_mode=False)
 
 
 def test_help_shows_examples(run):

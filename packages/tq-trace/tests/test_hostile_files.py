@@ -6,12 +6,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tq_core import CorruptData, FormatVersion, NotFinite, ShapeMismatch, TurboQuantError
-from tq_trace import InvalidPosition, KvTrace, TraceAccess, TraceNotFound
+from tq_trace import InvalidPosition, KvTrace, TraceAccess, TraceNotFound, layout
 from tq_trace.layout import MAX_HEADER
 
 STRINGS = {"model": "m", "benchmark": "b", "layer": "0"}
@@ -75,6 +76,10 @@ HEADERS = {
     "number in metadata": (
         edited(lambda h: h["__metadata__"].update(layer=3)),
         "metadata 'layer' is 3, expected a string",
+    ),
+    "lone surrogate": (
+        joined(json.dumps(parts(official())[0]).encode().replace(b'"m"', b'"\\ud800"'), parts(official())[1]),
+        "not a valid safetensors file",
     ),
     "tensor is a number": (edited(lambda h: h.update(keys=3)), "keys needs exactly dtype, shape and data_offsets"),
     "tensor without offsets": (edited(lambda h: h["keys"].pop("data_offsets")), "keys needs exactly dtype"),
@@ -170,6 +175,24 @@ def assert_refused_in_little_memory(path, message):
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_file_that_does_not_fit_in_memory_is_refused(trace_file, monkeypatch):
+    def exhausted(data):
+        raise MemoryError
+
+    monkeypatch.setattr(layout, "deserialize", exhausted)
+    with pytest.raises(TraceAccess, match=r"trace\.safetensors: \d+ bytes do not fit in memory"):
+        KvTrace.load(trace_file)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(trace_file, monkeypatch):
+    def another(data):
+        return safetensors.deserialize(official(keys=np.ones((1, 2, 3), np.float32)))
+
+    monkeypatch.setattr(layout, "deserialize", another)
+    with pytest.raises(CorruptData, match="changed while it was being read"):
+        KvTrace.load(trace_file)
 
 
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):

@@ -56,10 +56,7 @@ class Metadata:
                         f"metadata {name} is {known[name]!r:.40}, expected an integer from 0 to {MAX_INDEX}"
                     )
                 known[name] = int(known[name])
-        try:
-            return cls(**known, extra={name: text for name, text in strings.items() if name not in _KNOWN})
-        except InvalidSpec as error:
-            raise CorruptData(f"metadata: {error}") from error
+        return cls(**known, extra={name: text for name, text in strings.items() if name not in _KNOWN})
 
     def to_strings(self) -> dict[str, str]:
         """The strings of a file: what is None is left out."""
