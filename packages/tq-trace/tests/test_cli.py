@@ -261,20 +261,27 @@ def test_a_terminal_that_knows_only_ascii_gets_escapes(tmp_path, arguments):
     assert b"Gr\\xf6\\xdfe" in result.stdout
 
 
+def printing_to(stdout, trace, buffered):
+    """Run inspect with its standard output there; Python holds output back unless it is told not to."""
+    command = [sys.executable, "-m", "tq_trace", "inspect", str(trace)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full device")
-def test_standard_output_that_is_full_is_bad_input(traces):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_standard_output_that_is_full_is_bad_input(traces, buffered):
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "tq_trace", "inspect", str(traces[0])]
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        result = printing_to(full, traces[0], buffered)
     assert result.returncode == 2
     assert result.stderr.startswith(b"tq-trace: error: standard output cannot be written")
     assert result.stderr.count(b"\n") == 1
 
 
-def test_a_reader_that_leaves_early_is_no_error(traces):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_leaves_early_is_no_error(traces, buffered):
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "tq_trace", "inspect", str(traces[0])]
-    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    result = printing_to(writing, traces[0], buffered)
     os.close(writing)
     assert (result.returncode, result.stderr) == (0, b"")

@@ -124,11 +124,11 @@ def _rendered(rows: Sequence[Row], style: str, width: int | None = None) -> str:
 def _print(text: str) -> None:
     try:
         click.echo(_encodable(text, sys.stdout), nl=False)
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`): not an error. Closing must not try to write the rest again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        raise TraceAccess(f"standard output cannot be written: {error.strerror or error}") from error
+        # Python flushes standard output again when it exits, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has seen enough (`| head`) is no error
+            raise TraceAccess(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def _encodable(text: str, stream: Any) -> str:
