@@ -96,12 +96,16 @@ def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
     where = f"dim {plan.dim}, {plan.codebook.bits} bits, {plan.rule}, {len(plan.candidates)} candidates{kind}"
     x = samples(plan.dim)
     packed, scales, gammas = REFERENCE.encode(plan, x)
-    _check_encoded(plan, x, backend.encode(plan, _guarded(x)), (packed, scales, gammas), exact, where)
-    queries = samples(plan.dim, 1)[:5]
+    given, queries = _guarded(x), samples(plan.dim, 1)[:5]
+    _check_encoded(plan, x, backend.encode(plan, given), (packed, scales, gammas), exact, where)
+    _untouched(given, x, f"encode, {where}")
     decoded = REFERENCE.decode(plan, packed, scales, gammas)
     held = (_guarded(packed), _guarded(scales), None if gammas is None else _guarded(gammas))
     _rows_close(backend.decode(plan, *held), decoded, 1e-4, f"decode, {where}")
-    scores = backend.scores(plan, *held, _guarded(queries))
+    given = _guarded(queries)
+    scores = backend.scores(plan, *held, given)
+    _untouched(given, queries, f"scores, {where}")
+    _untouched(held[0], packed, f"decode or scores, {where}")
     expected = queries.astype(np.float64) @ decoded.astype(np.float64).T
     _require(
         scores.shape == expected.shape and scores.dtype == np.float32,
@@ -173,7 +177,8 @@ def _check_inputs(backend: Backend, exact: bool) -> None:
     third = samples(64)[:10].astype(np.float64) / 3  # not representable in float32
     dtypes: tuple[type[np.floating], ...] = (np.float16, np.float64)
     for dtype in dtypes:
-        x: NDArray[np.floating] = third.astype(dtype)
+        # float64 rows of a size that float32 would hold with few bits, or none in float16
+        x: NDArray[np.floating] = np.concatenate([third, third * 1e-42]).astype(dtype)
         got = backend.encode(plan, _guarded(x))
         _check_encoded(plan, x, got, REFERENCE.encode(plan, x), exact, f"{np.dtype(dtype)} input")
         unit: NDArray[np.floating] = (third / row_norms(third)[:, None]).astype(dtype)
@@ -194,10 +199,14 @@ def _check_empty(backend: Backend) -> None:
 
 
 def _guarded(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """A read-only copy: a backend that writes to its input fails on it, or is caught by the next comparison."""
+    """A read-only copy: numpy code that writes to its input fails on it, other code is found by `_untouched`."""
     copy = array.copy()
     copy.setflags(write=False)
     return copy
+
+
+def _untouched(given: NDArray[np.generic], original: NDArray[np.generic], where: str) -> None:
+    _require(given.tobytes() == original.tobytes(), f"{where}: the input was written to")
 
 
 def _same(got: NDArray[np.generic], expected: NDArray[np.generic], exact: bool, tolerance: float, where: str) -> None:
