@@ -17,8 +17,8 @@ from tq_trace.inspection import Row, inspect_file
 
 FORMATS: Final = ("table", "json", "csv", "markdown")
 
-# Below this, reading and measuring takes well under a second.
-QUIET_BYTES: Final = 50_000_000
+# Reading and measuring takes a second for about 50 MB of float16 on an old core.
+QUIET_BYTES: Final = 30_000_000
 
 
 class OneLineGroup(click.Group):
