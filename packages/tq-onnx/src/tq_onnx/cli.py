@@ -75,8 +75,8 @@ def evaluate(
     BUNDLE is a folder with model.onnx, tokenizer.json and config.json.
     """
     from tq_onnx.bundle import Bundle
-    from tq_onnx.evaluate import DEFAULT_POLICIES
-    from tq_onnx.evaluate import evaluate as measure
+    from tq_onnx.evaluation import DEFAULT_POLICIES
+    from tq_onnx.evaluation import evaluate as measure
 
     for path in (output, json_file):
         _check_writable(path)
@@ -123,7 +123,11 @@ def _deliver(report: Report, form: str, output: Path | None, json_file: Path | N
     if output is not None:
         _write(output, report.render(form))
     else:
-        click.echo(_encodable(report.render(form)), nl=False)
+        try:
+            click.echo(_encodable(report.render(form)), nl=False)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough; keep the interpreter from complaining at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write(path: Path, content: str) -> None:
@@ -158,12 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message())
     except click.Abort:
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (TurboQuantError, OSError) as error:
+    except TurboQuantError as error:
         return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return result if isinstance(result, int) else 0
 
 
