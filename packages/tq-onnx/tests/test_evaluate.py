@@ -143,6 +143,24 @@ def test_fixed_batch_sets_the_groups(build, words) -> None:
         survey(bundle, ["k=mse4,v=mse4"], words, windows=3)
 
 
+def test_policies_without_randomness_run_once(build, words) -> None:
+    report = survey(Bundle.open(build()), ["k=int4,v=absmax4", "k=int4,v=mse4"], words, seeds=[1, 2])
+    plain, rotated = (row.to_dict() for row in report.rows[1:])
+    assert plain["seed"] is None
+    assert "by_seed" not in plain
+    assert rotated["seed"] == [1, 2]
+    alone = survey(Bundle.open(build()), ["k=int4,v=absmax4"], words, seeds=[7]).rows[1]
+    assert plain["kl_mean"] == alone["kl_mean"]
+
+
+def test_tokenizer_of_another_model_is_refused(build, words) -> None:
+    folder = build()
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"w30": 30', '"w30": 50'))
+    with pytest.raises(InvalidText, match="gives token 50, its model knows 32 tokens only"):
+        survey(Bundle.open(folder), ["k=mse4,v=mse4"], words)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

@@ -28,12 +28,12 @@ def report() -> Report:
         Row("x", "k=mse2,v=mse2", "reconstruct", FIGURES | {"first_divergence": None}, {}, [0, 1], [FIGURES] * 2),
     ]
     protocol = {"windows": 8, "tokens": 448, "scored_tokens": 3072, "scored_from": 64, "seeds": [0]}
-    return Report(rows, {"name": "tiny"}, {"numpy": "2"}, {"sha256": "ab"}, protocol, "tq-onnx evaluate tiny")
+    return Report(rows, {"name": "tiny"}, {"numpy": "2"}, {"sha256": "ab"}, protocol, {}, "tq-onnx evaluate tiny")
 
 
 def test_json_has_the_names_that_the_design_fixes(report) -> None:
     data = json.loads(report.to_json())
-    assert set(data) == {"kind", "command", "bundle", "text", "protocol", "versions", "notes", "rows"}
+    assert set(data) == {"kind", "command", "bundle", "text", "protocol", "versions", "machine", "notes", "rows"}
     first, second = data["rows"]
     names = set(FIGURES) | {"policy", "mode", "seed", "ledger"}
     assert names <= set(first)

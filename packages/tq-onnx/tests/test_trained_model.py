@@ -4,7 +4,6 @@ Bars hold for this model on its own validation text. Perplexity is printed in re
 several tenths of a percent with the seed alone and can improve by accident.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +53,9 @@ def measured(bundle: Bundle, trained: Path) -> dict[str, dict[str, float]]:
     text = (trained / "validation.txt").read_text()
     default = [f"k=mse{bits},v=mse{bits}" for bits in (2, 3, 4, 8)]
     plain = [f"k=mse{bits},v=mse{bits},kscale=plain,vscale=plain" for bits in (2, 3, 4)]
-    rows = [
-        *evaluate(bundle, [*default, *plain], text=text, seeds=SEEDS).rows,
-        *evaluate(bundle, SEEDLESS, text=text).rows[1:],
-    ]
-    print(
-        json.dumps({row.policy: [row["kl_mean"], row["top1_agreement"], row["perplexity"]] for row in rows}, indent=1)
-    )  # noqa: T201
-    return {row.policy: dict(row.figures) for row in rows}
+    seeded = evaluate(bundle, [*default, *plain], text=text, seeds=SEEDS).rows
+    seedless = evaluate(bundle, SEEDLESS, text=text).rows[1:]
+    return {row.policy: dict(row.figures) for row in [*seeded, *seedless]}
 
 
 @pytest.mark.model
