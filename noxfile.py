@@ -1,4 +1,4 @@
-"""Checks of the workspace: `uv run --all-packages nox` runs the default ones, `nox -s NAME` any, `nox -l` lists them."""
+"""Checks of the workspace: `uv run --all-packages nox` runs the default ones, `nox -s NAME` one, `nox -l` lists them."""
 
 import os
 import shutil

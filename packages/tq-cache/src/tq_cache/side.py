@@ -1,7 +1,8 @@
 """One side of a layer, keys or values: first tokens exact, then packed codes, then the exact window."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from tq_cache.token_array import TokenArray
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
+
+SURELY_FITS: Final = 16376.0  # a quarter of float16's range: no scale rule makes more than 4 times of a norm
 
 
 class Flow(NamedTuple):
@@ -62,7 +65,14 @@ class Side:
         rows = self.codec.encode(np.ascontiguousarray(settled).reshape(-1, self.dim))
         encoded = {name: array.reshape(*settled.shape[:2], *array.shape[1:]) for name, array in rows.items()}
         sinks, recent = tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :]
+        self._check_recent(recent)
         return Pending(flow, sinks, recent, encoded)
+
+    def _check_recent(self, recent: Floats) -> None:
+        """Refuse now what could not be encoded when it leaves the window, many calls later."""
+        largest = float(np.abs(recent).max(initial=0.0)) * math.sqrt(self.dim)
+        if largest > SURELY_FITS:
+            self.codec.encode(np.ascontiguousarray(recent).reshape(-1, self.dim))
 
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
