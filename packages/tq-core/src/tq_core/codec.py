@@ -168,8 +168,8 @@ class VectorCodec:
         u = polar.backend.rotate(polar.rotation, units).astype(np.float64)
         q = polar.rotated(packed, radii).astype(np.float64)
         a, b = (u * q).sum(axis=1), (q * q).sum(axis=1)
-        zero = norms == 0
-        a, b = np.where(zero, 1.0, a), np.where(zero, 1.0, b)
+        nothing = b == 0  # zero rows, and those whose norm overflowed: refused when it is stored
+        a, b = np.where(nothing, 1.0, a), np.where(nothing, 1.0, b)
         # angles of one bit may be off by a right angle, where <u, q> = 0 names no scale
         a = np.maximum(a, LEAST_COSINE * b)
         rule = self._spec["scale"]

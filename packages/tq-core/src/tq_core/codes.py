@@ -1,5 +1,6 @@
 """Immutable containers of packed rows: what a quantizer (Codes) or a codec (Encoded) returns."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -188,10 +189,10 @@ def _header_facts(header: dict[str, Any], kind: str) -> tuple[int, bool]:
     if set(header) != {"kind", "rows", "single", "spec"}:
         raise CorruptData(f"header has the keys {sorted(header)}, expected kind, rows, single, spec")
     if header["kind"] != kind:
-        raise CorruptData(f"these bytes hold {header['kind']!r}, expected {kind!r}")
+        raise CorruptData(f"these bytes hold {reprlib.repr(header['kind'])}, expected {kind!r}")
     rows, single = header["rows"], header["single"]
     if type(rows) is not int or rows < 0 or type(single) is not bool or (single and rows != 1):
-        raise CorruptData(f"header says rows={rows!r}, single={single!r}")
+        raise CorruptData(f"header says rows={reprlib.repr(rows)}, single={reprlib.repr(single)}")
     return rows, single
 
 
