@@ -58,6 +58,13 @@ def test_config_without_tokens_and_positions_is_fine(build) -> None:
     assert (bundle.start_token, bundle.end_tokens, bundle.context) == (None, (), None)
 
 
+def test_text_part_of_a_multimodal_config_is_read(build) -> None:
+    folder = build()
+    (folder / "config.json").write_text('{"text_config": {"max_position_embeddings": 40, "bos_token_id": 3}}')
+    bundle = Bundle.open(folder)
+    assert (bundle.start_token, bundle.context) == (3, 40)
+
+
 def test_tokenizer_settings_of_training_are_switched_off(build, words) -> None:
     folder = build()
     truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
@@ -243,6 +250,16 @@ def test_missing_external_data(build) -> None:
         Bundle.open(folder)
 
 
+def test_linked_model_with_external_data_is_refused(build, tmp_path: Path) -> None:
+    folder, elsewhere = build(), tmp_path / "elsewhere"
+    make_external(folder, "weights.bin")
+    elsewhere.mkdir()
+    (folder / "model.onnx").rename(elsewhere / "model.onnx")
+    (folder / "model.onnx").symlink_to(elsewhere / "model.onnx")
+    with pytest.raises(UnsupportedBundle, match=r"model\.onnx is a link to another folder and has external data"):
+        Bundle.open(folder)
+
+
 def in_branch(model: onnx.ModelProto, tensor: TensorProto) -> None:
     node = next(one for one in model.graph.node if one.op_type == "If")
     node.attribute[0].g.initializer.append(tensor)
@@ -258,7 +275,25 @@ def in_function(model: onnx.ModelProto, tensor: TensorProto) -> None:
     model.functions.append(helper.make_function("local", "Hidden", [], ["out"], [node], opset))
 
 
-@pytest.mark.parametrize("place", [in_branch, in_constant, in_function])
+def in_sparse_initializer(model: onnx.ModelProto, tensor: TensorProto) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+
+
+def in_sparse_attribute(model: onnx.ModelProto, tensor: TensorProto) -> None:
+    node = helper.make_node("Constant", [], ["unused"])
+    attribute = node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR)
+    attribute.sparse_tensor.indices.CopyFrom(tensor)
+    model.graph.node.append(node)
+
+
+def in_training(model: onnx.ModelProto, tensor: TensorProto) -> None:
+    model.training_info.add().algorithm.initializer.append(tensor)
+
+
+PLACES = [in_branch, in_constant, in_function, in_sparse_initializer, in_sparse_attribute, in_training]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_external_data_is_found_wherever_a_tensor_hides(write, tiny_model, place: Callable[..., None]) -> None:
     model = tiny_model(inputs=("attention_mask", "use_cache_branch"))
     tensor = TensorProto(name="hidden", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)

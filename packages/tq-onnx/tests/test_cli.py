@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tq_onnx import DecoderRunner
 from tq_onnx.cli import main
+from tq_onnx.progress import reporter
 
 SMALL = ["--tokens", "24", "--windows", "3", "--score-from", "4"]
 POLICIES = ["--policy", "k=mse4,v=mse4", "--policy", "balanced"]
@@ -153,6 +155,29 @@ def test_bug_is_not_dressed_up_as_bad_input(folder, monkeypatch) -> None:
         main(["evaluate", str(folder), *SMALL, "--quiet"])
 
 
+def test_failed_writing_leaves_the_old_file_and_no_other(capsys, folder, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "result"
+    target.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "result")
+
+    monkeypatch.setattr("os.replace", full)
+    status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], "--output", target, "--quiet")
+    assert status == 2
+    assert "result: No space left on device" in err
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result", "tiny"]
+
+
+def test_interrupt_is_status_130(folder, monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DecoderRunner, "step", interrupted)
+    assert main(["evaluate", str(folder), *SMALL, "--quiet"]) == 130
+
+
 def test_no_arguments_show_the_help(capsys) -> None:
     assert main([]) == 2
     assert "Commands:" in capsys.readouterr().err
@@ -180,3 +205,12 @@ def test_reader_that_goes_away_is_no_error(folder) -> None:
         err = process.stderr.read()
         assert process.wait(timeout=60) == 0
     assert err == ""
+
+
+def test_terminal_gets_a_bar_that_names_what_runs(monkeypatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("tq_onnx.progress.Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    with reporter() as progress:
+        progress(1, 10, "exact")
+        progress(10, 10, "k=mse4,v=mse4")
+    assert "k=mse4,v=mse4" in screen.getvalue()

@@ -80,10 +80,9 @@ def evaluate(
 
     for path in (output, json_file):
         _check_writable(path)
-    opened = Bundle.open(bundle, variant=variant, threads=threads)
     with reporter(enabled=not quiet) as progress:
         report = measure(
-            opened,
+            Bundle.open(bundle, variant=variant, threads=threads),
             policies or DEFAULT_POLICIES,
             text=_read_text(text, bundle),
             tokens=tokens,

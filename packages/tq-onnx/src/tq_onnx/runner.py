@@ -26,7 +26,8 @@ class DecoderRunner:
     later ones (or as soon as it leaves the policy's full-precision window). Old tokens are never quantized again.
     Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`).
 
-    A step that raises leaves the runner as it was.
+    A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory between two layers
+    may leave the oldest tokens of a window quantized a step early.
     """
 
     def __init__(
