@@ -145,4 +145,6 @@ def test_repr_shows_what_to_write_to_get_the_same():
         quantizer = from_spec(spec, backend="numpy")
         assert eval(repr(quantizer), vars(tq_core)).spec == spec
     codec = from_spec(VALID["codec"], backend="numpy")
+    assert "underflow" not in repr(codec)
+    assert "underflow='zero'" in repr(VectorCodec(codec.quantizer, underflow="zero"))
     assert eval(repr(codec), vars(tq_core)).spec == VALID["codec"]

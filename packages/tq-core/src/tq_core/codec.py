@@ -146,7 +146,7 @@ class VectorCodec:
         wanted = checks.count(k, 1, 1 << 31, "k")
         eligible = None
         if mask is not None:
-            eligible = np.asarray(mask)
+            eligible = checks.as_array(mask, "mask")
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
                 raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
         asked = checks.query_rows(queries, self.dim)
@@ -207,4 +207,6 @@ class VectorCodec:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={self._spec[key]!r}" for key in ("scale", "norm_dtype", "search"))
+        if self.underflow != "raise":
+            options += f", underflow={self.underflow!r}"
         return f"VectorCodec({self.quantizer!r}, {options})"

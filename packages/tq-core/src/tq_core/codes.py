@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import container, packing
+from tq_core import checks, container, packing
 from tq_core.errors import CorruptData, RowOutOfRange, ShapeMismatch, SpecMismatch
 from tq_core.spec import Spec, fields, padding_planes, validated
 
@@ -90,7 +90,7 @@ class Codes:
             # backends read C-contiguous rows; a slice of step one is, and is not copied
             cut = {name: np.ascontiguousarray(array[index]) for name, array in self._arrays.items()}
             return self._trusted(self._spec, cut, False)
-        rows_wanted = np.asarray(index)
+        rows_wanted = checks.as_array(index, "the index")
         if rows_wanted.size == 0 and rows_wanted.ndim == 1 and rows_wanted.dtype != np.bool_:
             rows_wanted = rows_wanted.astype(np.intp)  # an empty list comes as float64
         if rows_wanted.ndim != 1 or rows_wanted.dtype.kind not in "iub":
