@@ -67,7 +67,7 @@ def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
 
 
 def _integer(value: SupportsIndex, name: str, error: type[Exception]) -> int:
-    if not isinstance(value, (bool, np.ndarray)):  # an array, even of one integer, is a mistake here
+    if not isinstance(value, (bool, np.bool_, np.ndarray)):  # an array, even of one integer, is a mistake here
         try:
             return operator.index(value)
         except TypeError:
