@@ -8,7 +8,7 @@ vector, and the CPU time of each turn is kept. Times are medians over the turns.
 `VectorCodec.encode` on a (dim,) array, checks and container included.
 
 Example:  uv run --all-packages python packages/tq-core/bench/compiled.py
-          uv run --all-packages python packages/tq-core/bench/compiled.py --dim 64 --bits 2 --turns 20 --json /tmp/c.json
+          uv run --all-packages python packages/tq-core/bench/compiled.py --dim 64 --bits 2 --turns 20 --json small.json
 """
 
 import argparse
