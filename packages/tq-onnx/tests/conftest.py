@@ -50,10 +50,15 @@ class Decoder:
         for number in self.numbers or range(self.layers):
             hidden = self._attention(hidden, number, rng)
         self._weight("head", rng.normal(size=(WIDTH, VOCABULARY)))
+        self._weight("head_first", 10 * rng.normal(size=VOCABULARY))
         logits = self._op("MatMul", hidden, "head")
         if "num_logits_to_keep" in self.inputs:  # anything but 0 would show in the logits
             keep = self._op("Cast", "num_logits_to_keep", to=TensorProto.FLOAT)
             logits = self._op("Add", logits, keep)
+        if "use_cache_branch" in self.inputs:  # a branch that does not fit the past would show too
+            fits = self._op("Equal", self._op("Greater", "past_tokens", "zero"), "use_cache_branch")
+            wrong = self._op("Cast", self._op("Not", fits), to=TensorProto.FLOAT)
+            logits = self._op("Add", logits, self._op("Mul", wrong, "head_first"))
         if self.last_only:
             self._ints("last", [-1]), self._ints("end", [1 << 40]), self._ints("one_axis", [1])
             logits = self._op("Slice", logits, "last", "end", "one_axis")
@@ -103,6 +108,7 @@ class Decoder:
         """Numbers of the new tokens (rows) and of all tokens (columns), for the causal mask."""
         first = (self.numbers or (0,))[0]
         past = self._op("Gather", self._op("Shape", f"past_key_values.{first}.key"), "two")
+        self._op("Identity", past, output="past_tokens")
         count = self._op("Gather", self._op("Shape", "input_ids"), "one")
         total = self._op("Add", past, count)
         self._op("Identity", total, output="tokens")

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer, processors
 
 from tq_core import CorruptData, InvalidSpec
 from tq_onnx import Bundle, BundleNotFound, InvalidText, UnsupportedBundle
@@ -70,6 +71,14 @@ def test_tokenizer_settings_of_training_are_switched_off(build, words) -> None:
     truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     rewrite(folder / "tokenizer.json", truncation=truncation)
     assert len(Bundle.open(folder).encode(words)) == 600
+
+
+def test_special_tokens_are_not_added(build) -> None:
+    folder = build()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing("w0 $A", special_tokens=[("w0", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert Bundle.open(folder).encode("w5 w6") == [5, 6]
 
 
 def test_sessions_are_shared_by_thread_count(build) -> None:

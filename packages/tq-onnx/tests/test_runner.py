@@ -185,6 +185,12 @@ def test_steps_allocate_nothing_that_grows_with_the_past(build) -> None:
     assert runner.float_bytes == held
 
 
+def test_capacity_leaves_no_room_for_codes_that_sinks_make_needless(build) -> None:
+    runner = DecoderRunner(Bundle.open(build()), "k=mse4,v=mse4,sinks=3", capacity=20)
+    stepwise(runner, ids_of(1, 20))
+    assert runner.cache.ledger().items["padding"] == 0
+
+
 def test_bytes_are_those_of_the_arrays(build) -> None:
     bundle = Bundle.open(build(key_dim=16, value_dim=8, dtype="float16"))
     exact, quantized = DecoderRunner(bundle, batch=2), DecoderRunner(bundle, "k=mse4,v=mse2", batch=2, capacity=10)

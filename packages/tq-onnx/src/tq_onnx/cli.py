@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tq-onnx")
 def cli() -> None:
     """Real ONNX decoders with a quantized key/value cache, measured against their exact selves."""
@@ -154,9 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         result = cli.main(given, "tq-onnx", standalone_mode=False, obj=shlex.join(["tq-onnx", *given]))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "tq-onnx"
+        return _complain(f"{error.format_message()} (see {command} --help)")
     except click.ClickException as error:
         return _complain(error.format_message())
     except click.Abort:
