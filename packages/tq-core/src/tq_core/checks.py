@@ -88,7 +88,7 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
-    """(rows, dim) C-contiguous native floats, and whether a single (dim,) vector came in.
+    """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
 
     Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
     where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
@@ -103,7 +103,7 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
     single = array.ndim == 1
-    rows: NDArray[np.floating] = np.ascontiguousarray(array.reshape(-1, dim), dtype=array.dtype.newbyteorder("="))
+    rows: NDArray[np.floating] = np.require(array.reshape(-1, dim), array.dtype.newbyteorder("="), ["C", "A"])
     require_finite(rows, name, single=single)
     return rows, single
 

@@ -180,7 +180,7 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        checked[name] = np.ascontiguousarray(array).view()
+        checked[name] = np.require(array, requirements=["C", "A"]).view()
         checked[name].setflags(write=False)
     return MappingProxyType(checked)
 
