@@ -121,7 +121,7 @@ class VectorCodec:
     def scores(self, encoded: Encoded, queries: ArrayLike) -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes; norms included.
 
-        `queries`: (dim,) or (queries, dim), any finite floats.
+        `queries`: (dim,) or (queries, dim), finite floats up to 2**64 (ScaleRange beyond).
         """
         self._require_own(encoded)
         asked = checks.query_rows(queries, self.dim)

@@ -29,9 +29,9 @@ U8 = NDArray[np.uint8]
 class Backend(Protocol):
     """What a kernel package implements; `tq_core.testing.check_backend` is this contract as a test.
 
-    Arrays come validated, C-contiguous and aligned, and are never written to; rows may be none. A result is a new C-contiguous
-    array. Operations are called from several threads at once. `rotate`, `unrotate` (hadamard), `encode` and `sketch`
-    equal those of `numpy` bit for bit; `decode`, `scores`, `unsketch` and `sketch_scores` within rounding.
+    Arrays come validated, C-contiguous and aligned, and are never written to; rows may be none. A result is a new
+    C-contiguous array. Operations are called from several threads at once. `rotate`, `unrotate` (hadamard), `encode`
+    and `sketch` equal those of `numpy` bit for bit; `decode`, `scores`, `unsketch` and `sketch_scores` within rounding.
     """
 
     name: str  # the entry point's name
