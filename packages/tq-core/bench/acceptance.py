@@ -68,16 +68,17 @@ def main() -> int:
     if options.k:
         arguments += ["-k", options.k]
     collector = Collector()
-    started = time.perf_counter()
+    started = time.process_time()
     code = pytest.main(arguments, plugins=[collector])
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     print(table(collector.figures))
-    print(f"{len(collector.figures)} figures, {len(collector.failed)} failed tests, {seconds:.0f} s")
+    print(f"{len(collector.figures)} figures, {len(collector.failed)} failed tests, {seconds:.0f} s of CPU")
     target = options.json
     if target is None and not options.k:
         target = HERE / "results" / "acceptance.json"
     if target is not None:
-        document = {**describe(), "seconds": round(seconds), "failed": collector.failed, "figures": collector.figures}
+        outcome = {"cpu_seconds": round(seconds), "failed": collector.failed, "figures": collector.figures}
+        document = {**describe(), **outcome}
         target.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
         print(f"written to {target}")
     return int(code)
