@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tq_core import PolarQuant, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec, from_spec
+from tq_core.codebook import codebook
 
 DIMS_BITS = [(2, 1), (12, 2), (33, 3), (64, 4), (100, 8), (128, 1)]
 
@@ -119,6 +120,12 @@ def test_more_bits_and_every_rule_reach_the_expected_error(gaussian_rows):
     for bits, plain, unbiased in ((2, 0.116, 0.1307), (3, 0.03397, 0.0347), (4, 0.009315, 0.00923)):
         assert relative_errors(x, reconstruct(128, bits, x, "plain")).mean() == pytest.approx(plain, rel=0.04)
         assert relative_errors(x, reconstruct(128, bits, x, "unbiased")).mean() == pytest.approx(unbiased, rel=0.04)
+
+
+@pytest.mark.parametrize(("dim", "bits"), [(766_156, 3), (1_044_184, 2), (1_048_575, 2)])
+def test_the_largest_dimensions_have_a_codebook(dim, bits):
+    # the distortion of the Gaussian, which such a coordinate is
+    assert codebook(dim, bits).distortion == pytest.approx({2: 0.117482, 3: 0.034548}[bits], rel=1e-4)
 
 
 def test_zero_rows_are_legal_and_stay_zero(codec, gaussian_rows):
