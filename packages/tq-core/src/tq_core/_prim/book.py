@@ -159,8 +159,9 @@ def edge_density(dim: int, angle: float) -> float:
 def solve(dim: int, bits: int) -> list[float]:
     """The `2**(bits-1)` positive Lloyd-Max centroids, ascending, in units of 1/sqrt(dim).
 
-    The centroid residual is at most 1e-12, or dim * 1e-17 where that is more. Guaranteed for `dim >= 2` and `1 <= bits <= 8`; anything else raises
-    ValueError. Source: arXiv 2504.19874, section 3.1, with the exact marginal instead of its Gaussian limit.
+    The centroid residual is at most 1e-12, or dim * 1e-17 where that is more. Guaranteed for `dim >= 2` and
+    `1 <= bits <= 8`; anything else raises ValueError. Source: arXiv 2504.19874, section 3.1, with the exact marginal
+    instead of its Gaussian limit.
     """
     if dim < 2 or not 1 <= bits <= 8:
         raise ValueError(f"a codebook needs dim >= 2 and 1 <= bits <= 8, got dim={dim}, bits={bits}")
