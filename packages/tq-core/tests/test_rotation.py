@@ -95,8 +95,8 @@ def test_dimensions_are_split_as_written():
         assert sum(binary_blocks(dim)) == dim
 
 
-@pytest.mark.parametrize(("dim", "rounds"), [(2, 4), (63, 4), (64, 3), (1536, 3)])
-def test_small_dimensions_get_a_fourth_round(dim, rounds):
+@pytest.mark.parametrize(("dim", "rounds"), [(2, 8), (31, 8), (32, 5), (63, 5), (64, 3), (1536, 3)])
+def test_small_dimensions_get_more_rounds(dim, rounds):
     rotation = Rotation(dim, "hadamard", 0)
     assert rotation.rounds == rounds
     assert rotation.signs.shape == (rounds, dim)
