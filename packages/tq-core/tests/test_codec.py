@@ -248,3 +248,28 @@ def test_subnormal_float16_rows_keep_their_direction():
     decoded = codec.decode(codec.encode(x)).astype(np.float64)
     cosine = exact @ decoded / np.linalg.norm(exact) / np.linalg.norm(decoded)
     assert cosine > 0.99
+
+
+@pytest.mark.parametrize("backend", ["numpy", "scalar"])
+@pytest.mark.parametrize(
+    "make", [lambda b: TurboQuantMSE(40, 3, backend=b), lambda b: TurboQuantProd(40, 4, backend=b)]
+)
+def test_combine_is_a_weighted_sum_of_decoded_rows(make, backend):
+    random = np.random.default_rng(0)
+    codec = VectorCodec(make(backend))
+    encoded = codec.encode(random.standard_normal((30, 40)))
+    weights = random.standard_normal((4, 30))
+    decoded = codec.decode(encoded).astype(np.float64)
+    np.testing.assert_allclose(codec.combine(encoded, weights), weights @ decoded, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(codec.combine(encoded, weights[0]), weights[:1] @ decoded, rtol=0, atol=1e-4)
+    assert not codec.combine(encoded[:0], np.empty((4, 0))).any()
+    with pytest.raises(ShapeMismatch, match=r"weights must have shape \(30,\) or \(rows, 30\)"):
+        codec.combine(encoded, weights[:, :29])
+
+
+def test_combine_of_polar_codes():
+    random = np.random.default_rng(0)
+    codec = VectorCodec(PolarQuant(32, 4))
+    encoded = codec.encode(random.standard_normal((30, 32)))
+    weights = random.standard_normal((4, 30))
+    np.testing.assert_allclose(codec.combine(encoded, weights), weights @ codec.decode(encoded), rtol=0, atol=1e-4)

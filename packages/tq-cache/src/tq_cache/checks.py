@@ -5,9 +5,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_cache.attention import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 
 Floats = NDArray[np.floating]
+Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
 
@@ -60,6 +62,53 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
     if narrow is not array:
         _require_finite(narrow, "queries (as float32)")
     return narrow
+
+
+def positive(value: float | None, name: str, default: float) -> float:
+    """A finite number above 0 as a float, `default` for None."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise InvalidSpec(f"{name} must be a number, got {value!r:.40}")
+    if not (np.isfinite(value) and value > 0):
+        raise InvalidSpec(f"{name} must be finite and above 0, got {value}")
+    return float(value)
+
+
+def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: ArrayLike | None, lead: Lead) -> View:
+    """Which of `tokens` tokens each of `count` queries sees. With `causal` the queries are the last `count` tokens.
+
+    `lead` is (batch, kv heads, query heads) of the cache; a mask is (n, tokens), or has the queries' leading axes too.
+    """
+    if not isinstance(causal, (bool, np.bool_)):
+        raise InvalidSpec(f"causal must be True or False, got {causal!r:.40}")
+    reach = whole(sliding_window, 0, "sliding_window")
+    if (causal or reach) and count > tokens:
+        raise ShapeMismatch(f"{count} causal queries are the last tokens of a cache that holds {tokens}; append first")
+    last = np.full(count, tokens, np.int64)
+    if causal or reach:
+        last = np.arange(tokens - count + 1, tokens + 1, dtype=np.int64)
+    first = np.maximum(last - reach, 0) if reach else np.zeros(count, np.int64)
+    return View(first, last, None if mask is None else _mask(mask, count, tokens, lead))
+
+
+def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bool_]:
+    """The mask as (lanes or 1, heads a lane or 1, n, tokens)."""
+    given = np.asarray(mask)
+    if given.dtype != np.bool_:
+        raise InvalidDtype(f"mask must be bool, True where a query may look, got {given.dtype}")
+    batch, kv_heads, query_heads = lead
+    full = (batch, query_heads, count, tokens)
+    allowed = {(count, tokens), full[-given.ndim :] if 2 <= given.ndim <= 4 else (count, tokens)}
+    shape = (1,) * (4 - given.ndim) + given.shape if given.ndim <= 4 else given.shape
+    fits = given.ndim >= 2 and len(shape) == 4 and shape[2:] == (count, tokens)
+    if not fits or shape[0] not in (1, batch) or shape[1] not in (1, query_heads):
+        raise ShapeMismatch(f"mask must have shape {' or '.join(map(str, sorted(allowed)))}, got {given.shape}")
+    group = query_heads // kv_heads
+    by_lane = np.broadcast_to(given.reshape(shape), (shape[0], shape[1], count, tokens))
+    if shape[1] == 1:  # one for all heads of a sequence
+        return np.repeat(by_lane, kv_heads, axis=0) if shape[0] > 1 else by_lane
+    return np.broadcast_to(by_lane, full).reshape(batch * kv_heads, group, count, tokens)
 
 
 def span(start: int, stop: int | None, length: int) -> tuple[int, int]:

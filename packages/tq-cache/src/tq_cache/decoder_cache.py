@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
@@ -95,6 +96,37 @@ class DecoderCache:
         _, heads, count, dim = asked.shape
         grouped = asked.reshape(self.batch * self.kv_heads, heads // self.kv_heads * count, dim)
         return layer.keys.scores(grouped).reshape(self.batch, heads, count, len(layer))
+
+    def attend(
+        self,
+        queries: ArrayLike,
+        layer_idx: int,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, (batch, query_heads, n, value_dim) float32.
+
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens), (query_heads, n, tokens) or those with batch before.
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        """
+        layer = self._layer(layer_idx)
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        _, heads, count, dim = asked.shape
+        lead = (self.batch, self.kv_heads, heads)
+        seen = checks.view(count, len(layer), causal=causal, sliding_window=sliding_window, mask=mask, lead=lead)
+        grouped = asked.reshape(layer.lanes, heads // self.kv_heads, count, dim)
+        found = layer.attend(grouped, scale, softcap, seen, workspace_bytes)
+        return found.reshape(self.batch, heads, count, self.value_dim)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens of every layer (negative: drop that many of the last ones)."""

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
@@ -63,6 +64,34 @@ class QuantizedKVCache:
     def scores(self, queries: ArrayLike) -> F32:
         """Inner products of queries (n, head_dim) with all keys, (n, tokens) float32, from packed codes; no softmax."""
         found: F32 = self._layer.keys.scores(checks.queries(queries, (), 0, self.head_dim)[None])[0]
+        return found
+
+    def attend(
+        self,
+        queries: ArrayLike,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, (n, value_dim) float32.
+
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens).
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        """
+        asked = checks.queries(queries, (), 0, self.head_dim)
+        seen = checks.view(
+            len(asked), len(self), causal=causal, sliding_window=sliding_window, mask=mask, lead=(1, 1, 1)
+        )
+        found: F32 = self._layer.attend(asked[None, None], scale, softcap, seen, workspace_bytes)[0, 0]
         return found
 
     def crop(self, tokens: int) -> None:

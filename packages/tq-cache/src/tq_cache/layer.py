@@ -5,11 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_cache import checks
+from tq_cache.attention import View, attend
 from tq_cache.codecs import TokenCodec, codec_for
 from tq_cache.policy import CachePolicy
 from tq_cache.side import Flow, Side
 from tq_cache.stores import Store
 
+F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
 Codecs = Mapping[tuple[Store, int], TokenCodec]
 
@@ -57,6 +60,13 @@ class Layer:
         sinks, coded, _ = self._held()
         settled = flow.settle_old + flow.settle_new - flow.skip
         return range(sinks + coded - settled, sinks + coded)
+
+    def attend(self, queries: F32, scale: float | None, softcap: float | None, view: View, workspace_bytes: int) -> F32:
+        """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
+        factor = checks.positive(scale, "scale", self.keys.dim**-0.5)
+        cap = checks.positive(softcap, "softcap", 0.0)
+        room = checks.whole(workspace_bytes, 1, "workspace_bytes")
+        return attend(self.keys, self.values, queries, factor, view, cap, room)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens at most. What was quantized stays quantized."""

@@ -122,6 +122,34 @@ class Side:
                 out[lane, :, sinks : sinks + coded] = self.codec.scores(rows, asked)
         return out
 
+    def borders(self) -> tuple[int, int]:
+        """Where codes begin and where the window begins."""
+        return len(self.sinks), len(self.sinks) + len(self.coded["packed"])
+
+    def scores_of(self, lane: int, start: int, stop: int, queries: F32) -> F32:
+        """Inner products of (queries, dim) with tokens of one lane and one part, (queries, stop - start)."""
+        exact, offset = self._exact_at(start)
+        if exact is not None:
+            return queries @ _float32(exact.view[lane, start - offset : stop - offset]).T
+        return self.codec.scores(self._rows(lane, start - offset, stop - offset), queries)
+
+    def combined(self, lane: int, start: int, stop: int, weights: F32) -> F32:
+        """Weighted sums of tokens of one lane and one part: (sums, stop - start) to (sums, dim)."""
+        exact, offset = self._exact_at(start)
+        if exact is not None:
+            return weights @ _float32(exact.view[lane, start - offset : stop - offset])
+        return self.codec.combine(self._rows(lane, start - offset, stop - offset), weights)
+
+    def _exact_at(self, position: int) -> tuple[TokenArray | None, int]:
+        """The array of exact tokens that holds a position, None for codes; and the position of its first token."""
+        codes, window = self.borders()
+        if position < codes:
+            return self.sinks, 0
+        return (self.recent, window) if position >= window else (None, codes)
+
+    def _rows(self, lane: int, low: int, high: int) -> dict[str, NDArray[Any]]:
+        return {name: array.view[lane, low:high] for name, array in self.coded.items()}
+
     def _parts(self, start: int, stop: int) -> list[tuple[int, int, Any]]:
         """(first, last + 1, reader) within each part that the span touches; one empty part for an empty span."""
         found, offset = [], 0

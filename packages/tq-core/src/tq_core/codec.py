@@ -134,6 +134,22 @@ class VectorCodec:
         gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
         return self.quantizer.backend.scores(self.plan, encoded.arrays["packed"], scales, gammas, asked)
 
+    def combine(self, encoded: Encoded, weights: ArrayLike) -> F32:
+        """Weighted sums of the decoded rows, (sums, dim) float32: what attention does with values.
+
+        `weights`: (rows,) or (sums, rows), finite floats. Rows are added in the rotated domain and never decoded one
+        by one; equals `weights @ decode(encoded)` within rounding.
+        """
+        self._require_own(encoded)
+        asked = checks.query_rows(weights, len(encoded), "weights")
+        scales = encoded.arrays["scales"].astype(np.float32)
+        if isinstance(self.quantizer, PolarQuant):
+            polar = self.quantizer
+            rotated = polar.rotated(encoded.arrays["packed"], encoded.arrays["radii"])
+            return polar.backend.unrotate(polar.rotation, ((asked * scales) @ rotated).astype(np.float32))
+        gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
+        return self.quantizer.backend.combine(self.plan, encoded.arrays["packed"], scales, gammas, asked)
+
     def search(
         self, encoded: Encoded, queries: ArrayLike, k: int, mask: ArrayLike | None = None
     ) -> tuple[F32, NDArray[np.int64]]:
