@@ -244,7 +244,7 @@ def test_report_is_a_dict_and_a_table(installed):
     assert report["why"] == "tq-kernels-simd is not installed"
     assert report["backends"] == {"numpy": "ok", "scalar": "ok"}
     assert set(report["operations"]) == {
-        *("rotate", "unrotate", "encode", "decode", "scores", "sketch", "unsketch", "sketch_scores")
+        *("rotate", "unrotate", "encode", "decode", "scores", "combine", "sketch", "unsketch", "sketch_scores")
     }
     assert set(report["operations"].values()) == {"numpy"}
     lines = str(report).splitlines()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tq_core import PolarQuant, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec, from_spec
+from tq_core import PolarQuant, ScaleRange, ShapeMismatch, TurboQuantMSE, TurboQuantProd, VectorCodec, from_spec
 from tq_core.codebook import codebook
 
 DIMS_BITS = [(2, 1), (12, 2), (33, 3), (64, 4), (100, 8), (128, 1)]
