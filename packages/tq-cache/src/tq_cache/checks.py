@@ -78,7 +78,7 @@ def positive(value: float | None, name: str, default: float) -> float:
 def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: ArrayLike | None, lead: Lead) -> View:
     """Which of `tokens` tokens each of `count` queries sees. With `causal` the queries are the last `count` tokens.
 
-    `lead` is (batch, kv heads, query heads) of the cache; a mask is (n, tokens), or has the queries' leading axes too.
+    `lead` is (1, kv heads, query heads) of one sequence; a mask is (n, tokens), or has the query heads before.
     """
     if not isinstance(causal, (bool, np.bool_)):
         raise InvalidSpec(f"causal must be True or False, got {causal!r:.40}")
@@ -92,23 +92,41 @@ def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: Ar
     return View(first, last, None if mask is None else _mask(mask, count, tokens, lead))
 
 
-def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bool_]:
-    """The mask as (lanes or 1, heads a lane or 1, n, tokens)."""
+def positions(given: ArrayLike, held: int, name: str) -> NDArray[np.int64]:
+    """A list of indices in 0..held-1 (negative ones count from the end, a bool mask selects), as int64."""
+    array = np.asarray(given)
+    if array.dtype == np.bool_ and array.shape == (held,):
+        return np.flatnonzero(array).astype(np.int64)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ShapeMismatch(f"{name} is a list of indices or a mask of {held}, got {array.dtype} {array.shape}")
+    chosen = array.astype(np.int64)
+    if ((chosen < -held) | (chosen >= held)).any():
+        wrong = int(chosen[(chosen < -held) | (chosen >= held)][0])
+        raise ShapeMismatch(f"{name} names {wrong}, expected {-held}..{held - 1}")
+    return np.where(chosen < 0, chosen + held, chosen)
+
+
+def mask_of(mask: ArrayLike, full: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """A mask (n, tokens), (query heads or 1, n, tokens) or with batch before: (batch, query heads or 1, n, tokens)."""
     given = np.asarray(mask)
     if given.dtype != np.bool_:
         raise InvalidDtype(f"mask must be bool, True where a query may look, got {given.dtype}")
-    batch, kv_heads, query_heads = lead
-    full = (batch, query_heads, count, tokens)
-    allowed = {(count, tokens), full[-given.ndim :] if 2 <= given.ndim <= 4 else (count, tokens)}
-    shape = (1,) * (4 - given.ndim) + given.shape if given.ndim <= 4 else given.shape
-    fits = given.ndim >= 2 and len(shape) == 4 and shape[2:] == (count, tokens)
+    batch, query_heads, count, tokens = full
+    shape = (1,) * (4 - given.ndim) + given.shape
+    fits = 2 <= given.ndim <= 4 and shape[2:] == (count, tokens)
     if not fits or shape[0] not in (1, batch) or shape[1] not in (1, query_heads):
-        raise ShapeMismatch(f"mask must have shape {' or '.join(map(str, sorted(allowed)))}, got {given.shape}")
-    group = query_heads // kv_heads
-    by_lane = np.broadcast_to(given.reshape(shape), (shape[0], shape[1], count, tokens))
-    if shape[1] == 1:  # one for all heads of a sequence
-        return np.repeat(by_lane, kv_heads, axis=0) if shape[0] > 1 else by_lane
-    return np.broadcast_to(by_lane, full).reshape(batch * kv_heads, group, count, tokens)
+        allowed = [full[2:], full[1:], full] if batch > 1 else [full[2:], full[1:]]
+        raise ShapeMismatch(f"mask must have shape {' or '.join(map(str, allowed))}, got {given.shape}")
+    return np.broadcast_to(given.reshape(shape), (batch, shape[1], count, tokens))
+
+
+def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bool_]:
+    """The mask of one sequence as (lanes or 1, heads a lane or 1, n, tokens)."""
+    _, kv_heads, query_heads = lead
+    given = mask_of(mask, (1, query_heads, count, tokens))
+    if given.shape[1] == 1:
+        return given
+    return given.reshape(kv_heads, query_heads // kv_heads, count, tokens)
 
 
 def span(start: int, stop: int | None, length: int) -> tuple[int, int]:

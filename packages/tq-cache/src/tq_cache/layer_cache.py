@@ -1,9 +1,11 @@
 """MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks
+from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
@@ -51,7 +53,8 @@ class MultiHeadKVCache:
 
         Errors as QuantizedKVCache.append; a failing call leaves every head untouched.
         """
-        return self._layer.append(*checks.tokens(keys, values, (self.kv_heads,), (self.head_dim, self.value_dim)))
+        keys_in, values_in = checks.tokens(keys, values, (self.kv_heads,), (self.head_dim, self.value_dim))
+        return together.append([self._layer], [keys_in], [values_in])[0]
 
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (kv_heads, tokens, head_dim) float32."""
@@ -100,6 +103,16 @@ class MultiHeadKVCache:
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
         self._layer.crop(kept(tokens, len(self)))
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
+        self._layer.take(checks.positions(rows, len(self), "rows"))
+
+    def fork(self) -> "MultiHeadKVCache":
+        """The same tokens in a cache of its own; memory is shared until either of them grows."""
+        twin = copy(self)
+        twin._layer = self._layer.fork()
+        return twin
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""

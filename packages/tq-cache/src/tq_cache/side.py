@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from tq_cache.token_array import TokenArray
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
+Positions = NDArray[np.int64]
 
 SURELY_FITS: Final = 16376.0  # a quarter of float16's range: no scale rule makes more than 4 times of a norm
 
@@ -28,12 +30,17 @@ class Flow(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """An append whose tokens are encoded."""
+    """An append whose tokens are encoded; `encoded` arrays are (lanes, n, ...)."""
 
     flow: Flow
     sinks: Floats
     recent: Floats
     encoded: Mapping[str, NDArray[Any]]
+
+
+def pending(tokens: Floats, flow: Flow, encoded: Mapping[str, NDArray[Any]]) -> Pending:
+    """An append of (lanes, n, dim) tokens whose settled ones are encoded."""
+    return Pending(flow, tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :], encoded)
 
 
 class Side:
@@ -56,17 +63,25 @@ class Side:
         self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
         self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
 
-    def prepare(self, tokens: Floats, flow: Flow) -> Pending:
-        """Encode what an append settles; nothing changes yet."""
-        settled = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
+    def fork(self) -> "Side":
+        """The same tokens in a side of its own, without a copy."""
+        twin = copy(self)
+        twin.coded = {name: array.fork() for name, array in self.coded.items()}
+        twin.sinks, twin.recent = self.sinks.fork(), self.recent.fork()
+        return twin
+
+    def arrays(self) -> list[tuple[str, TokenArray]]:
+        """Every array held, by what it is for."""
+        coded = [("codes" if name == "packed" else "norms", array) for name, array in self.coded.items()]
+        return [*coded, ("sinks", self.sinks), ("window", self.recent)]
+
+    def settled(self, tokens: Floats, flow: Flow) -> Floats:
+        """The tokens that an append quantizes, (lanes, n, dim); refuses new ones that could not be quantized later."""
+        found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
-            settled = np.concatenate([self.recent.view[:, : flow.settle_old], settled], axis=1)
-        settled = settled[:, flow.skip :]
-        rows = self.codec.encode(np.ascontiguousarray(settled).reshape(-1, self.dim))
-        encoded = {name: array.reshape(*settled.shape[:2], *array.shape[1:]) for name, array in rows.items()}
-        sinks, recent = tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :]
-        self._check_recent(recent)
-        return Pending(flow, sinks, recent, encoded)
+            found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
+        self._check_recent(tokens[:, flow.sinks + flow.settle_new :])
+        return found[:, flow.skip :]
 
     def _check_recent(self, recent: Floats) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
@@ -95,6 +110,13 @@ class Side:
             array.extend(pending.encoded[name])
         self.recent.drop_front(flow.settle_old)
         self.recent.extend(pending.recent)
+
+    def take(self, sinks: Positions, coded: Positions, recent: Positions) -> None:
+        """Keep the tokens at these positions of each part, in this order."""
+        self.sinks.take(sinks)
+        self.recent.take(recent)
+        for array in self.coded.values():
+            array.take(coded)
 
     def crop(self, sinks: int, coded: int, recent: int) -> None:
         """Keep that many tokens of each part, the first ones."""

@@ -192,7 +192,7 @@ class DecoderRunner:
             with np.errstate(over="raise"):
                 for index, layer in enumerate(self.bundle.signature.layers):
                     keys, values = targets[layer.past_key], targets[layer.past_value]
-                    changed = cache.append(keys[:, :, start:], values[:, :, start:], index)
+                    changed = cache.append(keys[:, :, start:], values[:, :, start:], index)[0]  # all rows alike
                     if len(changed) == 0:
                         continue
                     rows = slice(changed.start, changed.stop)
