@@ -50,6 +50,8 @@ def test_table_is_what_the_quantizers_say(row):
 def test_committed_figures_are_those_of_the_readme():
     """Each measured figure of the README is a rounding of what its result file holds."""
     results = README.parent / "bench" / "results"
+    if not results.is_dir():
+        pytest.skip("the tests were copied away from the committed results")
     text = " ".join(README.read_text("utf-8").split())
     compiled, imports, acceptance = (
         json.loads((results / f"{name}.json").read_text("utf-8")) for name in ("compiled", "import_time", "acceptance")
