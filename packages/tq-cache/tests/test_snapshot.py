@@ -283,3 +283,19 @@ def test_a_reorder_that_meets_damage_changes_neither_side(tmp_path, vectors):
         other.reorder([1, 0])
     assert len(other) == 9
     assert np.array_equal(other.keys(), cache.keys())
+
+
+def test_an_append_that_meets_damage_reserves_nothing(tmp_path, vectors):
+    cache = QuantizedKVCache(32, "k=mse4,v=mse4,window=4")
+    cache.append(vectors(9, 32), vectors(9, 32, seed=1))
+    cache.crop(-3)
+    path = tmp_path / "cache"
+    cache.save(path)
+    _damaged(path, cache._layer.values.coded["packed"].view)
+    other = QuantizedKVCache.load(path)
+    before = other.ledger()
+    wide = vectors(2, 32, dtype=np.float64)  # would widen the window of the keys, which are sound
+    with pytest.raises(CorruptData, match=r"layers\.0\.rows\.0\.v\.codes"):
+        other.append(wide, wide)
+    assert other.ledger() == before
+    assert np.array_equal(other.keys(), cache.keys())

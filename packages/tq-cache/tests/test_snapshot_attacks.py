@@ -182,7 +182,13 @@ def test_a_link_to_a_snapshot_is_followed(originals, tmp_path):
 
 
 JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.just([]), st.just({})
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.builds(list),
+    st.builds(dict),
 )
 SMALL = st.sampled_from(["", "0", "1", "2", "-1", "null", "[]", "[[0]]", "{}", "head", "layer", "decoder", "k=mse4"])
 
