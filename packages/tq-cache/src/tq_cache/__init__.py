@@ -1,7 +1,14 @@
 """Quantized key/value caches that hold only packed codes, and account for every byte."""
 
 from tq_cache.decoder_cache import DecoderCache
-from tq_cache.errors import InvalidPolicy, PolicyMismatch
+from tq_cache.errors import (
+    InvalidPolicy,
+    PolicyMismatch,
+    SnapshotAccess,
+    SnapshotExists,
+    SnapshotMismatch,
+    SnapshotNotFound,
+)
 from tq_cache.head_cache import QuantizedKVCache
 from tq_cache.layer_cache import MultiHeadKVCache
 from tq_cache.ledger import Ledger
@@ -17,5 +24,9 @@ __all__ = [
     "MultiHeadKVCache",
     "PolicyMismatch",
     "QuantizedKVCache",
+    "SnapshotAccess",
+    "SnapshotExists",
+    "SnapshotMismatch",
+    "SnapshotNotFound",
     "Store",
 ]

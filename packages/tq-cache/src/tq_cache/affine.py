@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import ScaleRange
-from tq_core.packing import pack, row_bytes, unpack
+from tq_core import CorruptData, ScaleRange
+from tq_core.packing import PLANES, has_clean_padding, pack, row_bytes, unpack
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -29,6 +29,19 @@ class AffineCodec:
         if not symmetric:
             self.fields["zeros"] = (None, self.scalar)
         self.tables: tuple[NDArray[Any], ...] = ()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything about how rows are encoded."""
+        kind = "absmax" if self.symmetric else "int"
+        return {"kind": kind, "dim": self.dim, "bits": self.bits, "dtype": self.scalar.name}
+
+    def check(self, rows: Any) -> None:
+        """Raise CorruptData for padding bits that are not zero or scalars that are not finite."""
+        if not has_clean_padding(rows["packed"], self.dim, PLANES[self.bits]):
+            raise CorruptData("padding bits of a packed row are not zero")
+        if not all(np.isfinite(rows[name]).all() for name in self.fields if name != "packed"):
+            raise CorruptData("scales and zeros must be finite")
 
     def encode(self, rows: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
         """Codes and scalars; ScaleRange when a scalar does not fit its dtype."""

@@ -29,6 +29,16 @@ def dimension(value: int, name: str) -> int:
     return whole(value, 2, name, InvalidDimension)
 
 
+def seed_value(value: int) -> int:
+    """value as an int in 0..2**64-1, or InvalidSpec; also where no store draws random numbers."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidSpec(f"seed must be an integer, got {value!r:.40}")
+    number = value.__index__()
+    if not 0 <= number < 1 << 64:
+        raise InvalidSpec(f"seed must lie in 0..2**64-1, got {number}")
+    return number
+
+
 def layer_index(value: int, layers: int) -> int:
     """value as an index in 0..layers-1, or InvalidSpec."""
     index = whole(value, 0, "layer_idx")

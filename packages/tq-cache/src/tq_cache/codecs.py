@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
 from tq_cache.stores import Store
-from tq_core import ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
+from tq_core import Encoded, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]  # field name -> (rows, width) or (rows,)
@@ -26,6 +26,13 @@ class TokenCodec(Protocol):
     @property
     def tables(self) -> tuple[NDArray[Any], ...]:
         """Arrays shared by all rows: rotation, codebook, sketch."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """A plain dict that says everything about how rows are encoded."""
+
+    def check(self, rows: Rows) -> None:
+        """Raise CorruptData for rows that `encode` never makes; they come from a file."""
 
     def encode(self, rows: NDArray[np.floating]) -> Rows:
         """Encoded rows."""
@@ -58,6 +65,15 @@ class TurboCodec:
     def tables(self) -> tuple[NDArray[Any], ...]:
         """As TokenCodec."""
         return self.codec.tables
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """As TokenCodec: that of `tq_core.VectorCodec`."""
+        return self.codec.spec
+
+    def check(self, rows: Rows) -> None:
+        """As TokenCodec: padding bits that are not zero, scalars that are negative or not finite."""
+        Encoded(self.codec.spec, rows)
 
     def encode(self, rows: NDArray[np.floating]) -> Rows:
         """As TokenCodec; ScaleRange for a norm beyond the norms' dtype."""

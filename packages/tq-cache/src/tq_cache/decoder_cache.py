@@ -1,18 +1,21 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks, together
+from tq_cache import checks, snapshot, together
+from tq_cache.atomic_file import StrPath
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.errors import PolicyMismatch
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
+from tq_cache.snapshot_facts import Shape
 from tq_core import ShapeMismatch
 
 F32 = NDArray[np.float32]
@@ -51,8 +54,8 @@ class DecoderCache:
         dims = (self.head_dim, self.value_dim)
         room = checks.whole(capacity, 0, "capacity")
         policies = [self.policy.for_layer(index, self.layers) for index in range(self.layers)]
-        codecs = codecs_for(policies, dims, seed, backend)
-        self.seed, self.backend = seed, backend
+        self.seed, self.backend = checks.seed_value(seed), backend
+        codecs = codecs_for(policies, dims, self.seed, backend)
         self._rows = [
             [Layer(self.kv_heads, dims, policy, codecs, self.max_tokens, room) for policy in policies]
             for _ in range(self.batch)
@@ -227,6 +230,106 @@ class DecoderCache:
             whole._rows += [[layer.fork() for layer in row] for row in other._rows]
         whole.batch = len(whole._rows)
         return whole
+
+    def save(
+        self,
+        path: StrPath,
+        *,
+        model: str = "",
+        tokens: ArrayLike | str | None = None,
+        rope: Mapping[str, Any] | None = None,
+        dtype: str = "float16",
+        overwrite: bool = False,
+    ) -> None:
+        """Write the cache to a file, as QuantizedKVCache.save; token ids are one list for all rows, or one each."""
+        snapshot.save(
+            path,
+            Shape(
+                "decoder",
+                str(self.policy),
+                self.layers,
+                self.batch,
+                self.kv_heads,
+                self.head_dim,
+                self.value_dim,
+                self.seed,
+                self.max_tokens,
+            ),
+            self._rows,
+            model=model,
+            tokens=tokens,
+            rope=rope,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: StrPath,
+        *,
+        model: str | None = None,
+        tokens: ArrayLike | str | None = None,
+        rope: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        policy: CachePolicy | str | None = None,
+        seed: int | None = None,
+        backend: str = "auto",
+        lazy: bool = True,
+    ) -> Self:
+        """The cache of a file, as QuantizedKVCache.load."""
+        found = snapshot.Snapshot(path, "decoder")
+        found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
+        return cls._of(found, backend, lazy)
+
+    @classmethod
+    def load_prefix(
+        cls,
+        path: StrPath,
+        tokens: ArrayLike,
+        *,
+        model: str | None = None,
+        rope: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        policy: CachePolicy | str | None = None,
+        seed: int | None = None,
+        backend: str = "auto",
+        lazy: bool = True,
+    ) -> Self:
+        """As `load`, cropped to the tokens that each row has in common with `tokens` from the start on: `lengths`.
+
+        `tokens`: ids, one list for all rows or one each. A row that evicted tokens cannot go back: it is kept where
+        all of its ids agree, otherwise cleared. SnapshotMismatch where ids were not saved.
+        """
+        found = snapshot.Snapshot(path, "decoder")
+        found.require(model=model, tokens=None, rope=rope, dtype=dtype, policy=policy, seed=seed)
+        common = found.common_prefix(tokens)
+        cache = cls._of(found, backend, lazy)
+        for row, (kept_tokens, seen) in zip(cache._rows, common, strict=True):
+            for layer in row:
+                if kept_tokens < seen and layer.evicted:
+                    layer.clear()
+                else:
+                    layer.crop(kept_tokens)
+        return cache
+
+    @classmethod
+    def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
+        cache = found.built(
+            lambda shape: cls(
+                shape.layers,
+                shape.kv_heads,
+                shape.head_dim,
+                shape.policy,
+                batch=shape.batch,
+                value_dim=shape.value_dim,
+                seed=shape.seed,
+                max_tokens=shape.max_tokens,
+                backend=backend,
+            )
+        )
+        found.fill(cache._rows, lazy=lazy)
+        return cache
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""

@@ -1,4 +1,4 @@
-"""Errors of caches and policies, in the tree of tq_core."""
+"""Errors of caches, policies and snapshots, in the tree of tq_core."""
 
 from tq_core import TurboQuantError
 
@@ -16,3 +16,27 @@ class InvalidPolicy(TurboQuantError, ValueError):
 
 class PolicyMismatch(TurboQuantError, ValueError):
     """A policy that this model's layers or dims cannot follow; it is never bent silently."""
+
+
+class SnapshotMismatch(TurboQuantError, ValueError):
+    """A snapshot of something else than was asked for: `fact` names what, `saved` and `given` are both values."""
+
+    def __init__(self, path: str, fact: str, saved: object, given: object, hint: str = "") -> None:
+        self.path, self.fact, self.saved, self.given, self.hint = path, fact, saved, given, hint
+        said = f"{path}: saved with {fact} {saved!r:.200}, expected {given!r:.200}"
+        super().__init__(said + (f"; {hint}" if hint else ""))
+
+    def __reduce__(self) -> tuple[type["SnapshotMismatch"], tuple[str, str, object, object, str]]:
+        return type(self), (self.path, self.fact, self.saved, self.given, self.hint)
+
+
+class SnapshotNotFound(TurboQuantError, FileNotFoundError):
+    """There is no file at the path, or no folder to write it into."""
+
+
+class SnapshotExists(TurboQuantError, FileExistsError):
+    """A file is in the way and overwriting was not asked for."""
+
+
+class SnapshotAccess(TurboQuantError, OSError):
+    """The file system refused: a folder or device in place of a file, no permission, a full disk."""

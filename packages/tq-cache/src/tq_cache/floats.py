@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import ScaleRange
+from tq_core import CorruptData, ScaleRange
 
 F32 = NDArray[np.float32]
 
@@ -17,6 +17,16 @@ class FloatCodec:
         self.dtype = np.dtype("<f2" if bits == 16 else "<f4")
         self.fields: dict[str, tuple[int | None, np.dtype[Any]]] = {"packed": (dim, self.dtype)}
         self.tables: tuple[NDArray[Any], ...] = ()
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything about how rows are encoded."""
+        return {"kind": "float", "dim": self.fields["packed"][0], "dtype": self.dtype.name}
+
+    def check(self, rows: Any) -> None:
+        """Raise CorruptData for numbers that are not finite."""
+        if not np.isfinite(rows["packed"]).all():
+            raise CorruptData("stored floats must be finite")
 
     def encode(self, rows: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
         """Rows in the stored dtype; ScaleRange when a value does not fit."""

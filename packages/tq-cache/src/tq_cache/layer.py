@@ -79,6 +79,8 @@ class Layer:
                 "keep sinks first, then quantized tokens, then those of the window"
             )
         dropped = len(self) - len(positions)
+        self.keys.open()
+        self.values.open()
         for side in (self.keys, self.values):
             side.take(positions[parts == 0], positions[parts == 1] - first, positions[parts == 2] - second)
         self.evicted += dropped  # positions go on counting: what comes next is no sink because others left

@@ -1,16 +1,20 @@
 """MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
 
+from collections.abc import Mapping
 from copy import copy
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks, together
+from tq_cache import checks, snapshot, together
+from tq_cache.atomic_file import StrPath
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
+from tq_cache.snapshot_facts import Shape
 
 F32 = NDArray[np.float32]
 
@@ -42,7 +46,8 @@ class MultiHeadKVCache:
         self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
         dims = (self.head_dim, self.value_dim)
         room = checks.whole(capacity, 0, "capacity")
-        codecs = codecs_for([self.policy], dims, seed, backend)
+        self.seed = checks.seed_value(seed)
+        codecs = codecs_for([self.policy], dims, self.seed, backend)
         self._layer = Layer(self.kv_heads, dims, self.policy, codecs, self.max_tokens, room)
 
     def __len__(self) -> int:
@@ -113,6 +118,73 @@ class MultiHeadKVCache:
         twin = copy(self)
         twin._layer = self._layer.fork()
         return twin
+
+    def save(
+        self,
+        path: StrPath,
+        *,
+        model: str = "",
+        tokens: ArrayLike | str | None = None,
+        rope: Mapping[str, Any] | None = None,
+        dtype: str = "float16",
+        overwrite: bool = False,
+    ) -> None:
+        """Write the cache to a file, as QuantizedKVCache.save."""
+        snapshot.save(
+            path,
+            Shape(
+                "layer",
+                str(self.policy),
+                1,
+                1,
+                self.kv_heads,
+                self.head_dim,
+                self.value_dim,
+                self.seed,
+                self.max_tokens,
+            ),
+            [[self._layer]],
+            model=model,
+            tokens=tokens,
+            rope=rope,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: StrPath,
+        *,
+        model: str | None = None,
+        tokens: ArrayLike | str | None = None,
+        rope: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        policy: CachePolicy | str | None = None,
+        seed: int | None = None,
+        backend: str = "auto",
+        lazy: bool = True,
+    ) -> Self:
+        """The cache of a file, as QuantizedKVCache.load."""
+        found = snapshot.Snapshot(path, "layer")
+        found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
+        return cls._of(found, backend, lazy)
+
+    @classmethod
+    def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
+        cache = found.built(
+            lambda shape: cls(
+                shape.kv_heads,
+                shape.head_dim,
+                shape.policy,
+                value_dim=shape.value_dim,
+                seed=shape.seed,
+                max_tokens=shape.max_tokens,
+                backend=backend,
+            )
+        )
+        found.fill([[cache._layer]], lazy=lazy)
+        return cache
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""

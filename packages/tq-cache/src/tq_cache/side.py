@@ -75,6 +75,15 @@ class Side:
         coded = [("codes" if name == "packed" else "norms", array) for name, array in self.coded.items()]
         return [*coded, ("sinks", self.sinks), ("window", self.recent)]
 
+    def open(self) -> None:
+        """Verify what was loaded from a file and not yet read, so that no later step of a change can fail on it."""
+        for array in (self.sinks, self.recent, *self.coded.values()):
+            _ = array.view
+
+    def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray) -> None:
+        """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded."""
+        self.coded, self.sinks, self.recent = dict(coded), sinks, recent
+
     def settled(self, tokens: Floats, flow: Flow) -> Floats:
         """The tokens that an append quantizes, (lanes, n, dim); refuses new ones that could not be quantized later."""
         found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
@@ -92,7 +101,8 @@ class Side:
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
         flow, sinks, recent = pending.flow, pending.sinks, pending.recent
-        room = min(self.sink_limit - len(self.sinks), max(flow.sinks, 64))  # the usual few sinks at once, for good
+        room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
+        room = max(room, flow.sinks)  # repeated by reorder(), sinks may be more than the limit already
         for held, new, extra in ((self.sinks, sinks, room), (self.recent, recent, recent.shape[1])):
             if new.shape[1]:
                 held.widen(np.result_type(held.view.dtype, new.dtype))

@@ -21,6 +21,9 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
 
     All or nothing: whatever can fail is done before any layer changes.
     """
+    for layer in layers:
+        layer.keys.open()
+        layer.values.open()
     flows = [layer.flow(tokens.shape[1]) for layer, tokens in zip(layers, keys, strict=True)]
     work: list[tuple[Side, Pending]] = []
     for sides, tokens in (([layer.keys for layer in layers], keys), ([layer.values for layer in layers], values)):

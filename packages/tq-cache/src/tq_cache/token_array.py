@@ -56,6 +56,8 @@ class TokenArray:
 
     def extend(self, tokens: NDArray[Any]) -> None:
         """Append (lanes, n, ...) tokens for which room was reserved."""
+        if not tokens.shape[1]:  # memory that is read-only, and may be unverified, takes not even nothing
+            return
         stop = self._start + self._length
         self._held[:, stop : stop + tokens.shape[1]] = tokens
         self._length += tokens.shape[1]
