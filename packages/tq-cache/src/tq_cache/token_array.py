@@ -74,8 +74,9 @@ class TokenArray:
     def widen(self, dtype: "np.dtype[Any]") -> None:
         """Change to a wider dtype of the same kind, without loss."""
         if dtype != self._held.dtype:
-            self._held = self._held.astype(dtype)
-            self._shared = False
+            widened = np.empty(self._held.shape, dtype)  # the room to spare holds no numbers: it is not converted
+            widened[:, self._start : self._start + self._length] = self.view
+            self._held, self._shared = widened, False
 
     def fork(self) -> Self:
         """The same tokens in an object of its own; memory is shared until either of them grows."""
