@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_cache.codecs import FusedAttention, fused_attention
 from tq_cache.side import Side
 
 F32 = NDArray[np.float32]
@@ -18,6 +19,7 @@ F64 = NDArray[np.float64]
 WORKSPACE_BYTES: Final = 16 << 20
 LEAST_TILE: Final = 16  # tokens; below that a tile is all overhead
 LEAST_QUERIES: Final = 8
+ACCURACIES: Final = ("exact", "integer")
 
 
 class View(NamedTuple):
@@ -28,24 +30,89 @@ class View(NamedTuple):
     mask: NDArray[np.bool_] | None  # (lanes, heads a lane, n, tokens), each of the first three possibly 1
 
 
+class State(NamedTuple):
+    """Online softmax over the tokens seen so far, for (lanes, heads a lane, n) queries."""
+
+    largest: F32  # the greatest logit, -inf before any
+    total: F64  # sum of exp(logit - largest)
+    summed: F64  # the same weights times the values, (..., value dim)
+
+    def finished(self) -> F32:
+        """The attention output; zeros where no token was seen."""
+        return (self.summed / np.where(self.total > 0, self.total, 1.0)[..., None]).astype(np.float32)
+
+
+class Question(NamedTuple):
+    """What is asked of each tile."""
+
+    queries: F32  # (lanes, heads a lane, n, key dim)
+    scale: float
+    softcap: float
+    view: View
+
+
 def attend(
-    keys: Side, values: Side, queries: F32, scale: float, view: View, softcap: float, workspace_bytes: int
+    keys: Side,
+    values: Side,
+    queries: F32,
+    scale: float,
+    view: View,
+    softcap: float,
+    workspace_bytes: int,
+    accuracy: str,
 ) -> F32:
     """softmax(q K^T scale) V for queries (lanes, heads a lane, n, key dim), shaped (lanes, heads a lane, n, value dim).
 
     A query that sees no token gets zeros. `softcap` c > 0 replaces each logit by `c tanh(logit / c)`. Scratch memory
-    stays within `workspace_bytes`, except that a tile has 16 tokens and 8 queries at least.
+    stays within `workspace_bytes`, except that a tile has 16 tokens and 8 queries at least. A backend that has a
+    fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here.
     """
     lanes, heads, count, _ = queries.shape
     out = np.zeros((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys.dim, values.dim, heads, count, workspace_bytes)
-    for lane in range(lanes):
-        for start in range(0, count, rows):
-            part = slice(start, min(start + rows, count))
-            out[lane, :, part] = _attend_lane(
-                keys, values, lane, queries[lane, :, part], scale, view, part, softcap, tile
-            )
+    fused = fused_attention(keys.codec, values.codec, accuracy) if _is_shared(view.mask) else None
+    for start in range(0, count, rows):
+        part = slice(start, min(start + rows, count))
+        mask = view.mask if view.mask is None or view.mask.shape[2] == 1 else view.mask[:, :, part]
+        asked = Question(queries[:, :, part], scale, softcap, View(view.first[part], view.last[part], mask))
+        state = _nothing(asked, values.dim) if fused is None else _fused(fused, keys, values, asked)
+        for low, high in _spans(keys, asked.view, tile, codes=fused is None):
+            for lane in range(lanes):
+                _add_tile(keys, values, lane, low, high, asked, state)
+        out[:, :, part] = state.finished()
     return out
+
+
+def _is_shared(mask: NDArray[np.bool_] | None) -> bool:
+    """Whether all lanes and heads have one mask, which is what fused kernels take."""
+    return mask is None or mask.shape[:2] == (1, 1)
+
+
+def _nothing(asked: Question, value_dim: int) -> State:
+    shape = asked.queries.shape[:3]
+    return State(np.full(shape, -np.inf, np.float32), np.zeros(shape), np.zeros((*shape, value_dim)))
+
+
+def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> State:
+    """The state after all packed tokens, by the backend's kernel."""
+    first, last = keys.borders()
+    limits = np.clip(np.stack([asked.view.first, asked.view.last], axis=1) - first, 0, last - first)
+    mask = asked.view.mask
+    if mask is not None:
+        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
+    packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
+    found = fused.attend(
+        packed[0],
+        scales[0],
+        packed[1],
+        scales[1],
+        np.ascontiguousarray(asked.queries),
+        scale=asked.scale,
+        softcap=asked.softcap,
+        limits=np.ascontiguousarray(limits),
+        mask=mask,
+    )
+    return State(found.maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
 
 
 def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:
@@ -57,65 +124,47 @@ def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes:
     return max(LEAST_TILE, tile), rows
 
 
-def _attend_lane(
-    keys: Side,
-    values: Side,
-    lane: int,
-    queries: F32,
-    scale: float,
-    view: View,
-    part: slice,
-    softcap: float,
-    tile: int,
-) -> F32:
-    heads, count, dim = queries.shape
-    asked = np.ascontiguousarray(queries.reshape(heads * count, dim))
-    largest = np.full((heads, count), -np.inf, np.float32)
-    total = np.zeros((heads, count), np.float64)
-    summed = np.zeros((heads, count, values.dim), np.float64)
-    first, last = view.first[part], view.last[part]
-    for low, high in _spans(keys, int(first.min(initial=0)), int(last.max(initial=0)), tile):
-        logits = keys.scores_of(lane, low, high, asked).reshape(heads, count, high - low)
-        logits *= np.float32(scale)
-        if softcap > 0:
-            np.tanh(logits / np.float32(softcap), out=logits)
-            logits *= np.float32(softcap)
-        _hide(logits, first, last, low, high)
-        if view.mask is not None:
-            logits[~_mask_part(view.mask, lane, part, low, high, logits.shape)] = -np.inf
-        peak = np.maximum(largest, logits.max(axis=2))
-        anchor = np.where(np.isfinite(peak), peak, np.float32(0))
-        np.exp(np.subtract(logits, anchor[:, :, None], out=logits), out=logits)
-        faded = np.exp(largest - anchor).astype(np.float64)
-        total = total * faded + logits.sum(axis=2, dtype=np.float64)
-        tile_sum = values.combined(lane, low, high, logits.reshape(heads * count, high - low))
-        summed = summed * faded[:, :, None] + tile_sum.reshape(heads, count, values.dim)
-        largest = peak
-    safe = np.where(total > 0, total, 1.0)
-    return (summed / safe[:, :, None]).astype(np.float32)
+def _add_tile(keys: Side, values: Side, lane: int, low: int, high: int, asked: Question, state: State) -> None:
+    """Bring tokens low..high-1 of one lane into the state."""
+    heads, count, dim = asked.queries.shape[1:]
+    queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
+    logits = keys.scores_of(lane, low, high, queries).reshape(heads, count, high - low)
+    logits *= np.float32(asked.scale)
+    if asked.softcap > 0:
+        np.tanh(logits / np.float32(asked.softcap), out=logits)
+        logits *= np.float32(asked.softcap)
+    _hide(logits, asked.view, lane, low, high)
+    largest, total, summed = state.largest[lane], state.total[lane], state.summed[lane]
+    peak = np.maximum(largest, logits.max(axis=2))
+    anchor = np.where(np.isfinite(peak), peak, np.float32(0))
+    np.exp(np.subtract(logits, anchor[:, :, None], out=logits), out=logits)
+    faded = np.exp(largest - anchor).astype(np.float64)
+    total *= faded
+    total += logits.sum(axis=2, dtype=np.float64)
+    tile_sum = values.combined(lane, low, high, logits.reshape(heads * count, high - low))
+    summed *= faded[:, :, None]
+    summed += tile_sum.reshape(heads, count, values.dim)
+    largest[:] = peak
 
 
-def _spans(side: Side, start: int, stop: int, tile: int) -> list[tuple[int, int]]:
-    """Token ranges of at most `tile` tokens within start..stop-1, none across the border of two parts."""
-    borders = sorted({start, stop, *(border for border in side.borders() if start < border < stop)})
+def _spans(side: Side, view: View, tile: int, *, codes: bool) -> list[tuple[int, int]]:
+    """Token ranges of at most `tile` tokens that any query may see, none across the border of two parts."""
+    start, stop = int(view.first.min(initial=0)), int(view.last.max(initial=0))
+    first, last = side.borders()
+    borders = sorted({start, stop, *(border for border in (first, last) if start < border < stop)})
     found = []
     for low, high in pairwise(borders):
-        found += [(at, min(at + tile, high)) for at in range(low, high, tile)]
+        if codes or not first <= low < last:
+            found += [(at, min(at + tile, high)) for at in range(low, high, tile)]
     return found
 
 
-def _hide(logits: F32, first: NDArray[np.int64], last: NDArray[np.int64], low: int, high: int) -> None:
-    """Set logits outside each query's range to -inf; nothing to do where all queries see the whole tile."""
-    if first.max(initial=0) <= low and last.min(initial=high) >= high:
-        return
-    positions = np.arange(low, high)
-    seen = (positions >= first[:, None]) & (positions < last[:, None])
-    logits[:, ~seen] = -np.inf
-
-
-def _mask_part(
-    mask: NDArray[np.bool_], lane: int, part: slice, low: int, high: int, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    of_lane = mask[lane if mask.shape[0] > 1 else 0]
-    of_queries = of_lane[:, part] if of_lane.shape[1] > 1 else of_lane
-    return np.broadcast_to(of_queries[:, :, low:high], shape)
+def _hide(logits: F32, view: View, lane: int, low: int, high: int) -> None:
+    """Set the logits of tokens that a query may not see to -inf."""
+    first, last, mask = view
+    if first.max(initial=0) > low or last.min(initial=high) < high:
+        positions = np.arange(low, high)
+        logits[:, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
+    if mask is not None:
+        own = mask[lane if mask.shape[0] > 1 else 0][:, :, low:high]
+        logits[~np.broadcast_to(own, logits.shape)] = -np.inf

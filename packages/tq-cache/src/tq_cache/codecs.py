@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,7 @@ class TurboCodec:
         quantizer = (TurboQuantMSE if store.kind == "mse" else TurboQuantProd)(
             dim, store.bits, seed=seed, backend=backend
         )
+        self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention]] = WeakKeyDictionary()
         self.codec = VectorCodec(quantizer, scale=store.scale, norm_dtype=norms, search=store.search, underflow="zero")
 
     @property
@@ -93,6 +95,27 @@ class TurboCodec:
     def combine(self, rows: Rows, weights: F32) -> F32:
         """As TokenCodec, added in the rotated domain."""
         return self.codec.combine(self.codec.wrap(rows), weights)
+
+
+class FusedAttention(Protocol):
+    """What a backend may offer beside the operations of tq_core: attention over tokens packed by two plans."""
+
+    def attend(self, *packed: NDArray[Any], **options: Any) -> Any:
+        """An object with `values` (lanes, heads a lane, n, value dim), `maxima` and `sums` (lanes, heads a lane, n)."""
+
+
+def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> FusedAttention | None:
+    """The fused kernel of the codecs' backend, made once a pair of codecs; None where there is none for them."""
+    if not (isinstance(keys, TurboCodec) and isinstance(values, TurboCodec)):
+        return None
+    backend = keys.codec.quantizer.backend
+    has_sketch = keys.codec.plan.sketch is not None or values.codec.plan.sketch is not None
+    if has_sketch or backend is not values.codec.quantizer.backend or not hasattr(backend, "attention"):
+        return None
+    made = keys.fused.setdefault(values, {})
+    if accuracy not in made:
+        made[accuracy] = backend.attention(keys.codec.plan, values.codec.plan, accuracy)
+    return made[accuracy]
 
 
 def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:

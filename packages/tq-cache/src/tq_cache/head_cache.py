@@ -84,6 +84,7 @@ class QuantizedKVCache:
         softcap: float | None = None,
         sliding_window: int = 0,
         workspace_bytes: int = WORKSPACE_BYTES,
+        accuracy: str = "exact",
     ) -> F32:
         """softmax(q K^T scale) V straight from packed codes, (n, value_dim) float32.
 
@@ -93,13 +94,14 @@ class QuantizedKVCache:
         `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
 
         Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
-        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4;
+        `accuracy="integer"` lets a backend that can (simd) compute in integers, several times faster, within 2 %.
         """
         asked = checks.queries(queries, (), 0, self.head_dim)
         seen = checks.view(
             len(asked), len(self), causal=causal, sliding_window=sliding_window, mask=mask, lead=(1, 1, 1)
         )
-        found: F32 = self._layer.attend(asked[None, None], scale, softcap, seen, workspace_bytes)[0, 0]
+        found: F32 = self._layer.attend(asked[None, None], scale, softcap, seen, workspace_bytes, accuracy)[0, 0]
         return found
 
     def crop(self, tokens: int) -> None:

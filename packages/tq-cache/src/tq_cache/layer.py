@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache import checks
-from tq_cache.attention import View, attend
+from tq_cache.attention import ACCURACIES, View, attend
 from tq_cache.codecs import TokenCodec, codec_for
 from tq_cache.policy import CachePolicy
 from tq_cache.side import Flow, Side
@@ -47,12 +47,22 @@ class Layer:
     def __len__(self) -> int:
         return sum(self._held())
 
-    def attend(self, queries: F32, scale: float | None, softcap: float | None, view: View, workspace_bytes: int) -> F32:
+    def attend(
+        self,
+        queries: F32,
+        scale: float | None,
+        softcap: float | None,
+        view: View,
+        workspace_bytes: int,
+        accuracy: str,
+    ) -> F32:
         """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
         factor = checks.positive(scale, "scale", self.keys.dim**-0.5)
         cap = checks.positive(softcap, "softcap", 0.0)
         room = checks.whole(workspace_bytes, 1, "workspace_bytes")
-        return attend(self.keys, self.values, queries, factor, view, cap, room)
+        if accuracy not in ACCURACIES:
+            raise InvalidSpec(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
+        return attend(self.keys, self.values, queries, factor, view, cap, room, accuracy)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens at most. What was quantized stays quantized."""
