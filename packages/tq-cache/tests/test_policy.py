@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, Store
+from tq_cache.grammar import Override
 from tq_core import TurboQuantError
 
 stores = st.one_of(
@@ -30,6 +31,15 @@ policies = st.builds(
     st.integers(0, 300),
     st.tuples(st.integers(0, 3), st.integers(2, 8)),
     st.sampled_from(["float16", "float32"]),
+    st.lists(
+        st.builds(
+            lambda first, more, option: Override(first, first + more, *option),
+            st.integers(0, 5),
+            st.integers(0, 3),
+            st.sampled_from([("k", "mse8"), ("v", "float16"), ("k", "int4"), ("sinks", "3"), ("window", "0")]),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 
 
@@ -56,6 +66,28 @@ def test_presets_print_as_policies_that_behave_alike(name):
     for layers in (1, 4, 16, 32):
         assert policy.resolve(layers) == CachePolicy.parse(str(policy)).resolve(layers)
         assert 8 * policy.resolve(layers).boundary[0] <= layers
+
+
+def test_layers_may_have_options_of_their_own():
+    policy = CachePolicy.parse(
+        "k=mse4,v=mse4,kscale=norm,window=8,boundary=1@8,layer0.v=mse2,layer2-3.k=float16,layer3.window=0"
+    )
+    assert str(policy).endswith("boundary=1@8,layer0.v=mse2,layer2-3.k=float16,layer3.window=0")
+    assert [str(policy.for_layer(layer, 5)) for layer in range(5)] == [
+        "k=mse8,v=mse2,kscale=norm,window=8",
+        "k=mse4,v=mse4,kscale=norm,window=8",
+        "k=float16,v=mse4,window=8",
+        "k=float16,v=mse4",
+        "k=mse8,v=mse8,kscale=norm,window=8",
+    ]
+    with pytest.raises(PolicyMismatch, match=r"layer2-3.k=float16 names layer 3, but the model has 0\.\.2"):
+        policy.resolve(3)
+
+
+def test_a_new_quantizer_of_a_layer_keeps_the_scale_where_it_has_one():
+    policy = CachePolicy.parse("k=mse4,v=mse4,kscale=norm,ksearch=9,layer0.k=prod3,layer1.kscale=plain")
+    assert str(policy.for_layer(0, 2)) == "k=prod3,v=mse4,kscale=norm,ksearch=9"
+    assert str(policy.for_layer(1, 2)) == "k=mse4,v=mse4,kscale=plain,ksearch=9"
 
 
 def test_float_boundary_layers():
@@ -86,8 +118,14 @@ def test_below_four_bit_keys_is_labelled_experimental():
         ("turbo9", "one of balanced, safe, turboquant_k8v4"),
         ("k=mse4", "v=... is missing"),
         ("v=mse4,window=3", "k=... is missing"),
-        ("k=mse4,v=mse4,windw=3", "unknown option 'windw' at character 15"),
-        ("k=mse4,v=mse4,k=mse3", "'k' is given twice"),
+        ("k=mse4,v=mse4,windw=3", r"unknown option 'windw'.*at character 15"),
+        ("k=mse4,v=mse4,k=mse3", r"'k' is given twice .*at character 15"),
+        ("k=mse4,v=mse4,layer3=mse8", r"a layer's option reads layer3.k.*at character 15"),
+        ("k=mse4,v=mse4,layer3.norms=float32", "a layer's option reads"),
+        ("k=mse4,v=mse4,layer3-1.k=mse8", "layers count upwards, got 3-1"),
+        ("k=mse4,v=mse4,layer0.k=mse9", r"'mse9' does not exist.*at character 15"),
+        ("k=mse4,v=mse4,layer0.window=-1", "expected a whole number"),
+        ("k=mse4,v=mse4,layer0.k=int4,layer0.kscale=norm", "apply to mse and prod, not to 'int4'"),
         ("k=mse9,v=mse4", r"'mse9' does not exist.*at character 1"),
         ("k=mse4,v=prod1", r"'prod1' does not exist.*at character 8"),
         ("k=trellis4,v=mse4", "no store is called 'trellis4'"),
@@ -140,6 +178,8 @@ def _without(entry):
         ({**_without("boundary"), "boundary": [-1, 8]}, "0 or more"),
         ({**_without("norms"), "norms": "float64"}, "norms are stored"),
         ([1, 2], "got list"),
+        ({**_without("overrides"), "overrides": ["layer1.k"]}, "no store is called"),
+        ({**_without("overrides"), "overrides": "layer1.k=mse4"}, "overrides is a list of strings"),
     ],
 )
 def test_a_bad_policy_dict_is_refused(fields, says):

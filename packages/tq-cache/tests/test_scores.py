@@ -81,6 +81,17 @@ def test_layers_share_tables_and_boundary_layers_have_their_bits(vectors):
     assert errors[0] == errors[3] < 1e-3 < 0.05 < errors[1] == errors[2]
 
 
+def test_layers_with_options_of_their_own_store_as_told(vectors):
+    cache = DecoderCache(3, 1, 64, "k=mse4,v=mse4,layer1.k=float32,layer2.window=4")
+    x = vectors(1, 1, 20, 64)
+    for layer in range(3):
+        cache.append(x, x, layer)
+    assert np.array_equal(cache.keys(1), x)
+    assert not np.array_equal(cache.values(1), x)
+    assert np.array_equal(cache.keys(2)[..., 16:, :], x[..., 16:, :])
+    assert not np.array_equal(cache.keys(0)[..., 16:, :], x[..., 16:, :])
+
+
 def test_the_seed_changes_the_codes_and_the_printed_policy_does_not(vectors):
     x = vectors(5, 32)
     caches = [QuantizedKVCache(32, "balanced", seed=seed) for seed in (0, 1)]

@@ -12,7 +12,8 @@ from tq_cache.errors import (
 from tq_cache.head_cache import QuantizedKVCache
 from tq_cache.layer_cache import MultiHeadKVCache
 from tq_cache.ledger import Ledger
-from tq_cache.policy import PRESETS, CachePolicy
+from tq_cache.policy import CachePolicy
+from tq_cache.presets import PRESETS
 from tq_cache.stores import Store
 
 __all__ = [

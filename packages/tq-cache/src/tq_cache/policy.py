@@ -5,26 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tq_cache.errors import InvalidPolicy, PolicyMismatch
+from tq_cache.grammar import NORMS, READERS, Override, override_of, parts_of, with_option
+from tq_cache.presets import PRESETS
 from tq_cache.stores import Store
 
-# Names that users know, each by the nearest policy of this package. `turboquant_*` are vLLM's: codes for keys with norm
-# correction (nc), plain integers for values, two layers at each end in float16. `turbo*` are those of llama.cpp forks.
-PRESETS: Final = {
-    "balanced": "k=mse4,v=mse4,sinks=4,window=128,boundary=2@8",
-    "safe": "k=mse8,v=mse4",
-    "turboquant_k8v4": "k=mse8,v=int4,boundary=2@16",
-    "turboquant_4bit_nc": "k=mse4,v=int4,kscale=norm,boundary=2@16",
-    "turboquant_k3v4_nc": "k=mse3,v=int4,kscale=norm,boundary=2@16",
-    "turboquant_3bit_nc": "k=mse3,v=int3,kscale=norm,boundary=2@16",
-    "turbo4": "k=mse4,v=mse4,kscale=norm,vscale=norm",
-    "turbo3": "k=mse3,v=mse3,kscale=norm,vscale=norm",
-    "turbo2": "k=mse2,v=mse2,kscale=norm,vscale=norm",
-}
-NORMS: Final = ("float16", "float32")
 MAX_TOKENS: Final = 1 << 31
-
-# Options in canonical order; `k` and `v` are required, the rest has defaults that are not printed.
-OPTIONS: Final = ("k", "v", "kscale", "vscale", "ksearch", "vsearch", "norms", "sinks", "window", "boundary")
 
 
 @dataclass(frozen=True)
@@ -33,7 +18,8 @@ class CachePolicy:
 
     `keys`, `values`: the store of each side. `sinks`, `window`: how many first and last tokens stay in full
     precision, as they came. `boundary`: `(layers, bits)`, that many layers at each end of the model at other bits (16
-    and 32: floats). `norms`: dtype of the one scale a vector. Below 4-bit keys see `is_experimental`.
+    and 32: floats). `norms`: dtype of the one scale a vector. `overrides`: options of some layers, the later ones
+    winning, over the boundary as well. Below 4-bit keys see `is_experimental`.
     """
 
     keys: Store
@@ -42,6 +28,7 @@ class CachePolicy:
     window: int = 0
     boundary: tuple[int, int] = (0, 8)
     norms: str = "float16"
+    overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
         for name, tokens in (("sinks", self.sinks), ("window", self.window)):
@@ -56,6 +43,8 @@ class CachePolicy:
             object.__setattr__(self, "boundary", (0, 8))  # bits of no layers are no difference
         if self.norms not in NORMS:
             raise InvalidPolicy(f"norms are stored as {' or '.join(NORMS)}, got {self.norms!r}", self.norms)
+        for override in self.overrides:
+            self.overridden(override.first)  # refuses what the stores cannot have
 
     @classmethod
     def parse(cls, text: "str | CachePolicy") -> "CachePolicy":
@@ -67,7 +56,13 @@ class CachePolicy:
             return text
         if not isinstance(text, str):
             raise InvalidPolicy(f"a policy is a string or a CachePolicy, got {type(text).__name__}")
-        return _parsed(PRESETS.get(text.strip(), text))
+        options, overrides = parts_of(PRESETS.get(text.strip(), text))
+        stores = (options["k"], options["v"])
+        for name in ("kscale", "vscale", "ksearch", "vsearch"):
+            if name in options:
+                stores = with_option(stores, name, options[name])
+        rest = {name: options[name] for name in ("norms", "sinks", "window", "boundary") if name in options}
+        return cls(*stores, **rest, overrides=overrides)
 
     def __str__(self) -> str:
         parts = [f"k={self.keys.name}", f"v={self.values.name}"]
@@ -79,7 +74,7 @@ class CachePolicy:
         parts += [f"sinks={self.sinks}"] if self.sinks else []
         parts += [f"window={self.window}"] if self.window else []
         parts += [f"boundary={self.boundary[0]}@{self.boundary[1]}"] if self.boundary[0] else []
-        return ",".join(parts)
+        return ",".join([*parts, *map(str, self.overrides)])
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict of strings, numbers and lists, for JSON; `from_dict` reads it."""
@@ -90,12 +85,13 @@ class CachePolicy:
             "window": self.window,
             "boundary": list(self.boundary),
             "norms": self.norms,
+            "overrides": [str(override) for override in self.overrides],
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "CachePolicy":
         """The policy of `to_dict`; InvalidPolicy for unknown, missing or malformed entries."""
-        expected = {"keys", "values", "sinks", "window", "boundary", "norms"}
+        expected = {"keys", "values", "sinks", "window", "boundary", "norms", "overrides"}
         if not isinstance(fields, Mapping) or set(fields) != expected:
             got = sorted(map(str, fields)) if isinstance(fields, Mapping) else type(fields).__name__
             raise InvalidPolicy(f"a policy dict has the entries {sorted(expected)}, got {got}")
@@ -109,6 +105,7 @@ class CachePolicy:
             fields["window"],
             (boundary[0], boundary[1]),
             fields["norms"],
+            _overrides_from(fields["overrides"]),
         )
 
     @property
@@ -125,6 +122,9 @@ class CachePolicy:
         count, bits = self.boundary
         if str(self) in PRESETS.values():
             return replace(self, boundary=(min(count, layers // 8), bits))
+        for override in self.overrides:
+            if override.last >= layers:
+                raise PolicyMismatch(f"{override} names layer {override.last}, but the model has 0..{layers - 1}")
         if 2 * count > layers:
             raise PolicyMismatch(
                 f"boundary={count}@{bits} means {2 * count} layers, but the model has {layers}; lower it, "
@@ -133,98 +133,30 @@ class CachePolicy:
         return self
 
     def inner(self) -> "CachePolicy":
-        """The policy of a layer that is no boundary layer."""
-        return replace(self, boundary=(0, 8))
+        """The policy of a layer that is no boundary layer and has no options of its own."""
+        return replace(self, boundary=(0, 8), overrides=())
+
+    def overridden(self, layer: int) -> "CachePolicy":
+        """The policy with the overrides of that layer carried out."""
+        found = replace(self, overrides=())
+        for override in self.overrides:
+            if not override.first <= layer <= override.last:
+                continue
+            value = READERS[override.option](override.value)
+            if override.option in ("sinks", "window"):
+                found = replace(found, **{override.option: value})
+            else:
+                keys, values = with_option((found.keys, found.values), override.option, value)
+                found = replace(found, keys=keys, values=values)
+        return found
 
     def for_layer(self, layer: int, layers: int) -> "CachePolicy":
-        """The resolved policy of one layer: no boundary left, bits as that layer has them."""
+        """The resolved policy of one layer: no boundary and no overrides left, all as that layer has it."""
         count, bits = self.boundary
-        if count <= layer < layers - count:
-            return self.inner()
-        return replace(self.inner(), keys=self.keys.at_bits(bits), values=self.values.at_bits(bits))
-
-
-def _parsed(text: str) -> CachePolicy:
-    given: dict[str, str] = {}
-    position = 0
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        where = f"at character {position + 1} of {text!r}"
-        if not equals or not name or not value:
-            raise InvalidPolicy(
-                f"expected name=value {where}, got {part.strip()!r}; a policy reads like "
-                f"'k=mse4,v=mse4,window=128' or is one of {', '.join(PRESETS)}",
-                part,
-            )
-        if name not in OPTIONS:
-            raise InvalidPolicy(f"unknown option {name!r} {where}; known: {', '.join(OPTIONS)}", part)
-        if name in given:
-            raise InvalidPolicy(f"{name!r} is given twice, the second time {where}", part)
-        given[name] = value
-        try:
-            _CHECKS[name](value)
-        except InvalidPolicy as error:
-            raise InvalidPolicy(f"{error.message} ({part.strip()!r} {where})", part) from None
-        position += len(part) + 1
-    for side in ("k", "v"):
-        if side not in given:
-            raise InvalidPolicy(
-                f"a policy says how keys and values are stored; {side}=... is missing in {text!r}", side
-            )
-    return CachePolicy(
-        _side(given, "k"),
-        _side(given, "v"),
-        _number(given.get("sinks", "0")),
-        _number(given.get("window", "0")),
-        _boundary(given.get("boundary", "0@8")),
-        given.get("norms", "float16"),
-    )
-
-
-def _side(given: Mapping[str, str], side: str) -> Store:
-    store = Store.parse(given[side])
-    scale, search = given.get(f"{side}scale", "unbiased"), _number(given.get(f"{side}search", "0"))
-    return replace(store, scale=scale, search=search)
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
-        raise InvalidPolicy(f"expected a whole number, got {text!r}", text)
-    return int(text)
-
-
-def _boundary(text: str) -> tuple[int, int]:
-    layers, at, bits = text.partition("@")
-    if not at:
-        raise InvalidPolicy(f"boundary reads layers@bits, for example 2@8, got {text!r}", text)
-    return _number(layers), _number(bits)
-
-
-def _scale(text: str) -> None:
-    Store("mse", 4, scale=text)
-
-
-def _search(text: str) -> None:
-    Store("mse", 4, search=_number(text))
-
-
-def _norms(text: str) -> None:
-    if text not in NORMS:
-        raise InvalidPolicy(f"norms are stored as {' or '.join(NORMS)}, got {text!r}", text)
-
-
-_CHECKS: Final = {
-    "k": Store.parse,
-    "v": Store.parse,
-    "kscale": _scale,
-    "vscale": _scale,
-    "ksearch": _search,
-    "vsearch": _search,
-    "norms": _norms,
-    "sinks": _number,
-    "window": _number,
-    "boundary": _boundary,
-}
+        plain = self.inner()
+        if not count <= layer < layers - count:
+            plain = replace(plain, keys=self.keys.at_bits(bits), values=self.values.at_bits(bits))
+        return replace(plain, overrides=self.overrides).overridden(layer)
 
 
 def _store_from_dict(fields: Any, side: str) -> Store:
@@ -236,3 +168,13 @@ def _store_from_dict(fields: Any, side: str) -> Store:
     if not isinstance(scale, str) or type(search) is not int:
         raise InvalidPolicy(f"{side} has scale {scale!r:.40} and search {search!r:.40}; a string and a number", side)
     return replace(Store.parse(fields["store"]), scale=scale, search=search)
+
+
+def _overrides_from(given: Any) -> tuple[Override, ...]:
+    if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
+        raise InvalidPolicy(f"overrides is a list of strings such as 'layer0-1.k=mse8', got {given!r:.80}", "overrides")
+    found = []
+    for text in given:
+        name, _, value = text.partition("=")
+        found.append(override_of(name, value))
+    return tuple(found)

@@ -53,7 +53,8 @@ class DecoderRunner:
         self.cache: DecoderCache | None = None
         if self.mode == "reconstruct":
             resolved = CachePolicy.parse(DEFAULT_POLICY if policy is None else policy).resolve(len(signature.layers))
-            self._largest_norm = largest_norm(resolved)
+            count = len(signature.layers)
+            self._largest_norm = min(largest_norm(resolved.for_layer(index, count)) for index in range(count))
             self.cache = DecoderCache(
                 len(signature.layers),
                 signature.kv_heads,
