@@ -1,0 +1,146 @@
+#include "args.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+tq_table tq_active;
+
+static void raise(const char *name, PyObject *message) {
+    PyObject *errors = message ? PyImport_ImportModule("tq_core.errors") : NULL;
+    PyObject *type = errors ? PyObject_GetAttrString(errors, name) : NULL;
+    if (type) PyErr_SetObject(type, message);
+    Py_XDECREF(type);
+    Py_XDECREF(errors);
+    Py_XDECREF(message);
+}
+
+char tq_format(const Py_buffer *buffer) {
+    const char *format = buffer->format ? buffer->format : "B";
+    if (*format == '@' || *format == '=' || *format == '<') format++;
+    if (format[0] == 0 || format[1] != 0) return 0;
+    return *format == 'l' && buffer->itemsize == 8 ? 'q' : *format; /* numpy's int64 is a long where long has 8 bytes */
+}
+
+static PyObject *shape_of(const Py_buffer *buffer) {
+    PyObject *shape = PyTuple_New(buffer->ndim);
+    for (int i = 0; shape && i < buffer->ndim; i++) {
+        PyObject *size = PyLong_FromSsize_t(buffer->shape[i]);
+        if (!size || PyTuple_SetItem(shape, i, size)) Py_CLEAR(shape);
+    }
+    return shape;
+}
+
+static void raise_shape(const char *name, const Py_buffer *buffer, int ndim, Py_ssize_t first, Py_ssize_t second) {
+    PyObject *shape = shape_of(buffer);
+    if (!shape) return;
+    char wanted[64], sizes[2][24];
+    for (int i = 0; i < 2; i++) {
+        Py_ssize_t size = i ? second : first;
+        if (size == TQ_ANY) strcpy(sizes[i], "n");
+        else PyOS_snprintf(sizes[i], sizeof sizes[i], "%zd", size);
+    }
+    PyOS_snprintf(wanted, sizeof wanted, ndim == 1 ? "(%s,)" : "(%s, %s)", sizes[0], sizes[1]);
+    raise("ShapeMismatch", PyUnicode_FromFormat("%s must be a C-contiguous array of shape %s, got %R", name, wanted, shape));
+    Py_DECREF(shape);
+}
+
+Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
+                     Py_ssize_t first, Py_ssize_t second, int writable) {
+    Py_buffer *buffer = &arguments->buffers[arguments->count];
+    int flags = PyBUF_FORMAT | PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, buffer, flags)) {
+        PyErr_Clear();
+        raise("InvalidDtype", PyUnicode_FromFormat("%s must be %s array, got %R", name,
+                                                   writable ? "a writable" : "an", (PyObject *)Py_TYPE(object)));
+        return NULL;
+    }
+    arguments->count++;
+    char format = tq_format(buffer);
+    if (!format || !strchr(formats, format)) {
+        raise("InvalidDtype", PyUnicode_FromFormat("%s must have one of the formats '%s', got '%s'", name, formats,
+                                                   buffer->format ? buffer->format : "B"));
+        return NULL;
+    }
+    int fits = buffer->ndim == ndim && PyBuffer_IsContiguous(buffer, 'C');
+    fits = fits && (first == TQ_ANY || buffer->shape[0] == first);
+    fits = fits && (ndim < 2 || second == TQ_ANY || buffer->shape[1] == second);
+    if (!fits) {
+        raise_shape(name, buffer, ndim, first, second);
+        return NULL;
+    }
+    return buffer;
+}
+
+void tq_release(tq_arguments *arguments) {
+    while (arguments->count) PyBuffer_Release(&arguments->buffers[--arguments->count]);
+}
+
+int tq_integer(PyObject *object, const char *name, long low, long high, long *value) {
+    *value = PyLong_AsLong(object);
+    if (*value == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        *value = low - 1;
+    }
+    if (*value >= low && *value <= high) return 0;
+    raise("InvalidSpec", PyUnicode_FromFormat("%s must be an integer in %ld..%ld, got %R", name, low, high, object));
+    return -1;
+}
+
+int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected) {
+    if (given == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", function, expected, given);
+    return -1;
+}
+
+void *tq_aligned(size_t bytes) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;
+}
+
+void tq_aligned_free(void *memory) { free(memory); }
+
+/* The capsule owns an aligned copy of the buffer and the plan that points into it. */
+#define CAPSULE "tq_kernels_simd.plan"
+
+typedef struct owned_plan {
+    tq_plan plan;
+    void *copy;
+} owned_plan;
+
+static void destroy(PyObject *capsule) {
+    owned_plan *owned = PyCapsule_GetPointer(capsule, CAPSULE);
+    if (!owned) return;
+    tq_aligned_free(owned->copy);
+    free(owned);
+}
+
+PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    if (tq_count("plan", count, 1)) return NULL;
+    tq_arguments arguments = {.count = 0};
+    PyObject *capsule = NULL;
+    owned_plan *owned = calloc(1, sizeof *owned);
+    Py_buffer *buffer = owned ? tq_buffer(&arguments, args[0], "plan", "B", 1, TQ_ANY, TQ_ANY, 0) : NULL;
+    if (!owned) PyErr_NoMemory();
+    if (buffer) {
+        owned->copy = tq_aligned((size_t)buffer->len);
+        if (!owned->copy) PyErr_NoMemory();
+        else memcpy(owned->copy, buffer->buf, (size_t)buffer->len);
+        const char *fault = owned->copy ? tq_plan_read(&owned->plan, owned->copy, (size_t)buffer->len) : NULL;
+        if (fault) raise("CorruptData", PyUnicode_FromString(fault));
+        else if (owned->copy) capsule = PyCapsule_New(owned, CAPSULE, destroy);
+    }
+    tq_release(&arguments);
+    if (!capsule && owned) {
+        tq_aligned_free(owned->copy);
+        free(owned);
+    }
+    return capsule;
+}
+
+const tq_plan *tq_plan_argument(PyObject *object) {
+    owned_plan *owned = PyCapsule_IsValid(object, CAPSULE) ? PyCapsule_GetPointer(object, CAPSULE) : NULL;
+    if (owned) return &owned->plan;
+    raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
+    return NULL;
+}

@@ -1,0 +1,47 @@
+/* Arguments of the Python functions: acquire, check, release. Every function has one `tq_arguments`, fills it in order, and
+ * leaves through `tq_release`. Errors are Python exceptions, set by the function that returns nonzero or NULL. */
+#ifndef TQ_ARGS_H
+#define TQ_ARGS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "plan.h"
+#include "table.h"
+
+#define TQ_MAX_BUFFERS 8
+enum { TQ_ANY = -1 }; /* a size that is not prescribed */
+
+typedef struct tq_arguments {
+    Py_buffer buffers[TQ_MAX_BUFFERS];
+    int count;
+} tq_arguments;
+
+/* The table of the level that runs; set once, when the module is imported. */
+extern tq_table tq_active;
+
+/* A C-contiguous buffer of `ndim` dimensions with the given sizes and one of the formats ("f", "e", "d", "B", "h", "i", "q",
+ * "?"), writable if asked. Sets ShapeMismatch or InvalidDtype, which name the argument, what was expected and what came. */
+Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
+                     Py_ssize_t first, Py_ssize_t second, int writable);
+void tq_release(tq_arguments *arguments);
+
+/* The checked plan inside a capsule made by `_simd.plan`. */
+const tq_plan *tq_plan_argument(PyObject *object);
+
+int tq_integer(PyObject *object, const char *name, long low, long high, long *value);
+int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected);
+/* The format of a checked buffer, native byte order assumed: 'f', 'e', 'd', ... */
+char tq_format(const Py_buffer *buffer);
+/* Memory aligned to 64 bytes; NULL without a Python error, so that it may be called without the lock. */
+void *tq_aligned(size_t bytes);
+void tq_aligned_free(void *memory);
+
+/* Methods by operation; module.c lists them. */
+PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_decode(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+#endif

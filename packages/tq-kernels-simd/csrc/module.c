@@ -1,0 +1,57 @@
+/* The Python module: its list of methods, and the choice of a level when it is imported. No arithmetic here. */
+#include <stdlib.h>
+
+#include "args.h"
+#include "select.h"
+
+static PyObject *levels(PyObject *module, PyObject *none) {
+    (void)module;
+    (void)none;
+    PyObject *found = PyDict_New();
+    for (size_t i = 0; found && i < tq_level_count; i++) {
+        PyObject *state = tq_levels[i].runs_here() ? PyUnicode_FromString("ok")
+                                                   : PyUnicode_FromFormat("this machine lacks %s", tq_levels[i].needs);
+        if (!state || PyDict_SetItemString(found, tq_levels[i].name, state)) Py_CLEAR(found);
+        Py_XDECREF(state);
+    }
+    return found;
+}
+
+static PyObject *level(PyObject *module, PyObject *none) {
+    (void)module;
+    (void)none;
+    return PyUnicode_FromString(tq_active.isa);
+}
+
+#define FAST(name, call, text) {name, (PyCFunction)(void (*)(void))call, METH_FASTCALL, text}
+
+static PyMethodDef methods[] = {
+    {"levels", levels, METH_NOARGS, "levels() -> dict: every level of this build, 'ok' or what this machine lacks."},
+    {"level", level, METH_NOARGS, "level() -> str: the level in use, chosen at import; TQ_ISA caps it."},
+    FAST("plan", tq_call_plan, "plan(buffer) -> capsule: a checked copy of what plan.py packed."),
+    FAST("rotate", tq_call_rotate, "rotate(plan, x, out, inverse, threads)"),
+    FAST("encode", tq_call_encode, "encode(plan, x, packed, scales, gammas, threads)"),
+    FAST("decode", tq_call_decode, "decode(plan, packed, scales, out, threads)"),
+    FAST("scores", tq_call_scores, "scores(plan, packed, scales, rotated_queries, out, threads)"),
+    {NULL, NULL, 0, NULL},
+};
+
+static int execute(PyObject *module) {
+    (void)module;
+    const char *cap = getenv("TQ_ISA");
+    if (tq_select(cap && *cap ? cap : NULL, &tq_active) >= 0) return 0;
+    PyErr_Format(PyExc_ImportError, "TQ_ISA=%s names no level of this build", cap);
+    return -1;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_simd",
+    .m_doc = "TurboQuant kernels for CPUs; buffers in, buffers out. The front door is tq_kernels_simd.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__simd(void) { return PyModuleDef_Init(&definition); }

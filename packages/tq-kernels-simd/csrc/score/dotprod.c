@@ -1,0 +1,5 @@
+#include "score/score.h"
+
+#include "levels.h"
+
+void tq_score_dotprod(tq_score_slots *slots) { (void)slots; }

@@ -1,0 +1,27 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def levels() -> dict[str, str]: ...
+def level() -> str: ...
+def plan(buffer: bytes | bytearray) -> object: ...
+def rotate(plan: object, x: NDArray[Any], out: NDArray[Any], inverse: int, threads: int, /) -> None: ...
+def encode(
+    plan: object,
+    x: NDArray[Any],
+    packed: NDArray[Any],
+    scales: NDArray[Any],
+    gammas: NDArray[Any] | None,
+    threads: int,
+    /,
+) -> None: ...
+def decode(plan: object, packed: NDArray[Any], scales: NDArray[Any], out: NDArray[Any], threads: int, /) -> None: ...
+def scores(
+    plan: object,
+    packed: NDArray[Any],
+    scales: NDArray[Any],
+    rotated_queries: NDArray[Any],
+    out: NDArray[Any],
+    threads: int,
+    /,
+) -> None: ...
