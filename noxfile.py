@@ -1,4 +1,4 @@
-"""Checks of the workspace: `uv run --all-packages nox` runs the default ones, `nox -s NAME` any, `nox -l` lists them."""
+"""Checks of the workspace: `uv run --all-packages nox` runs the default ones, `nox -s NAME` one; `nox -l` lists."""
 
 import os
 import shutil
@@ -135,6 +135,18 @@ def fixtures(session: nox.Session) -> None:
     session.run("python", "-m", "tq_core.make_tables", *session.posargs)
     session.run("python", "-m", "tq_core.make_golden", "fixtures/golden", *session.posargs)
     session.run("python", "fixtures/freeze.py")
+
+
+@nox.session
+def results(session: nox.Session) -> None:
+    """The quality table of the README and of docs/results, measured anew on the trained decoder."""
+    sync(session)
+    session.run(
+        *("tq-onnx", "evaluate", "fixtures/models/stdlib-llama", "--seed", "0", "--seed", "1", "--seed", "2"),
+        *("--json", "docs/results/stdlib-llama.json"),
+        *("--format", "markdown", "--output", "docs/results/stdlib-llama.md"),
+    )
+    session.run("python", "docs/results/update_readme.py")
 
 
 @nox.session

@@ -32,7 +32,7 @@ def extensions() -> list[object]:
     if sys.platform != "win32":
         for extension in built:
             # no fused multiply-add (gcc fuses on arm64), and integers that wrap as the random stream needs
-            extension.extra_compile_args += ["-ffp-contract=off", "-fwrapv"]
+            extension.extra_compile_args = [*extension.extra_compile_args, "-ffp-contract=off", "-fwrapv"]
     return built
 
 

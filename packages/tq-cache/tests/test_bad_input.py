@@ -136,3 +136,24 @@ def test_cropping_beyond_the_end_changes_nothing(filled):
     before = _state(filled)
     filled.crop(11)
     assert _state(filled) == before
+
+
+@pytest.mark.parametrize(
+    "policy", ["k=mse4,v=mse4,window=9", "k=prod4,v=int4,window=9", "k=float16,v=absmax4,window=9"]
+)
+def test_a_token_that_could_not_leave_the_window_is_refused_when_it_comes(policy, vectors):
+    cache = QuantizedKVCache(DIM, policy)
+    cache.append(vectors(3, DIM), vectors(3, DIM))
+    before = _state(cache)
+    huge = np.full((1, DIM), 70_000.0)
+    for keys, values in ((huge, vectors(1, DIM)), (vectors(1, DIM), 10 * huge)):
+        with pytest.raises(ScaleRange):
+            cache.append(keys, values)
+    assert _state(cache) == before
+
+
+def test_large_tokens_that_fit_are_taken(vectors):
+    cache = QuantizedKVCache(DIM, "k=mse4,v=mse4,window=2")
+    large = np.full((5, DIM), 12_000.0)  # norm 48000
+    cache.append(large, large)
+    np.testing.assert_allclose(cache.keys(), large, rtol=0.5)

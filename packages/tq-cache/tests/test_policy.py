@@ -48,6 +48,22 @@ def test_canonical_form_of_the_default_policy():
     assert str(CachePolicy.parse("safe")) == "k=mse8,v=mse4"
 
 
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_print_as_policies_that_behave_alike(name):
+    policy = CachePolicy.parse(name)
+    assert str(policy) == PRESETS[name]
+    assert CachePolicy.parse(str(policy)) == policy
+    for layers in (1, 4, 16, 32):
+        assert policy.resolve(layers) == CachePolicy.parse(str(policy)).resolve(layers)
+        assert 8 * policy.resolve(layers).boundary[0] <= layers
+
+
+def test_float_boundary_layers():
+    policy = CachePolicy.parse("turboquant_4bit_nc")
+    assert str(policy.resolve(32).for_layer(1, 32)) == "k=float16,v=float16"
+    assert str(policy.resolve(32).for_layer(2, 32)) == "k=mse4,v=int4,kscale=norm"
+
+
 def test_order_spaces_and_defaults_do_not_matter():
     loose = " window=128, v=mse4 ,boundary=0@4,k=mse3, kscale=norm,vsearch=9,norms=float16,sinks=0"
     assert str(CachePolicy.parse(loose)) == "k=mse3,v=mse4,kscale=norm,vsearch=9,window=128"
@@ -67,7 +83,7 @@ def test_below_four_bit_keys_is_labelled_experimental():
     ("text", "says"),
     [
         ("", "expected name=value at character 1"),
-        ("turbo9", "one of balanced, safe"),
+        ("turbo9", "one of balanced, safe, turboquant_k8v4"),
         ("k=mse4", "v=... is missing"),
         ("v=mse4,window=3", "k=... is missing"),
         ("k=mse4,v=mse4,windw=3", "unknown option 'windw' at character 15"),

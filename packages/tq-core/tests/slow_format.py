@@ -157,7 +157,7 @@ def transform(x, dim, is_inverse):
 
 def rotate(x, seed, streams=(16, 32)):
     x, dim = [F32(value) for value in x], len(x)
-    rounds = 3 if dim >= 64 else 4
+    rounds = 3 if dim >= 64 else 5 if dim >= 32 else 8
     is_blocks = small_order(dim) == 0
     for r in range(rounds):
         signs = key(seed, streams[0] + r)
@@ -172,7 +172,7 @@ def rotate(x, seed, streams=(16, 32)):
 
 def unrotate(z, seed, streams=(16, 32)):
     x, dim = [F32(value) for value in z], len(z)
-    rounds = 3 if dim >= 64 else 4
+    rounds = 3 if dim >= 64 else 5 if dim >= 32 else 8
     is_blocks = small_order(dim) == 0
     for r in reversed(range(rounds)):
         if is_blocks and r < rounds - 1:

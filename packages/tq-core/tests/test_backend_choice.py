@@ -2,6 +2,7 @@
 
 import importlib.metadata
 
+import numpy as np
 import pytest
 
 import tq_core
@@ -160,6 +161,61 @@ def test_a_quantizer_keeps_the_backend_it_was_built_with(installed, monkeypatch)
     assert "backend='numpy'" in repr(codec)
 
 
+class Watching(NumpyBackend):
+    """Refuses every array that a kernel written in C could not read."""
+
+    name = "simd"
+
+    def look(self, *arrays):
+        for array in arrays:
+            if array is not None:
+                assert array.flags.c_contiguous
+                assert array.flags.aligned
+                assert array.dtype.isnative
+
+    def encode(self, plan, x):
+        self.look(x)
+        return super().encode(plan, x)
+
+    def decode(self, plan, packed, scales, gammas):
+        self.look(packed, scales, gammas)
+        return super().decode(plan, packed, scales, gammas)
+
+    def scores(self, plan, packed, scales, gammas, queries):
+        self.look(packed, scales, gammas, queries)
+        return super().scores(plan, packed, scales, gammas, queries)
+
+
+def misaligned(array):
+    return np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype).reshape(array.shape)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        misaligned,
+        np.asfortranarray,
+        lambda x: x[::-1],
+        lambda x: x.astype(x.dtype.newbyteorder()),
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_backends_are_given_contiguous_aligned_native_arrays(installed, gaussian_rows, form, dtype):
+    installed(Point("simd", Watching))
+    codec = VectorCodec(tq_core.TurboQuantProd(16, 3, backend="simd"))
+    x = gaussian_rows(6, 16).astype(dtype)
+    encoded = codec.encode(form(x))
+    assert encoded == codec.encode(x if form(x)[0, 0] == x[0, 0] else x[::-1])
+    for rows in (encoded[::2], encoded[[3, 1]], encoded[1:4], encoded[np.arange(6) % 2 == 0]):
+        codec.decode(rows)
+        codec.scores(rows, form(x))
+    buffers = {name: misaligned(array) for name, array in encoded.arrays.items()}
+    assert np.array_equal(codec.decode(codec.wrap(buffers)), codec.decode(encoded))
+    spread = {name: np.repeat(array, 2, axis=0)[::2] for name, array in encoded.arrays.items()}
+    assert np.array_equal(codec.scores(codec.wrap(spread), x), codec.scores(encoded, x))
+
+
 def test_loaders_run_when_they_are_asked_for_and_once(installed):
     (point,) = installed(Point("simd", lambda: fake("simd")))
     registry.load("numpy")
@@ -188,7 +244,7 @@ def test_report_is_a_dict_and_a_table(installed):
     assert report["why"] == "tq-kernels-simd is not installed"
     assert report["backends"] == {"numpy": "ok", "scalar": "ok"}
     assert set(report["operations"]) == {
-        *("rotate", "unrotate", "encode", "decode", "scores", "sketch", "unsketch", "sketch_scores")
+        *("rotate", "unrotate", "encode", "decode", "scores", "combine", "sketch", "unsketch", "sketch_scores")
     }
     assert set(report["operations"].values()) == {"numpy"}
     lines = str(report).splitlines()

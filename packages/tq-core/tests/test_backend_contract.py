@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from tq_core import registry
+from tq_core import TurboQuantMSE, VectorCodec, from_spec, registry
 from tq_core.norms import row_norms
 from tq_core.numpy_backend import NumpyBackend
+from tq_core.rotation import Rotation
 from tq_core.scalar import ScalarBackend
 from tq_core.testing import check_backend, samples
 
@@ -186,8 +187,6 @@ def test_the_samples_are_adversarial():
 
 
 def test_the_oracle_differs_from_numpy_at_most_at_the_edges_for_every_rule_and_search(gaussian_rows):
-    from tq_core import TurboQuantMSE, VectorCodec
-
     x = gaussian_rows(60, 40)
     for scale in ("plain", "mse", "norm", "unbiased"):
         for search in (0, 5):
@@ -203,10 +202,26 @@ def test_the_oracle_differs_from_numpy_at_most_at_the_edges_for_every_rule_and_s
             assert np.allclose(slow.scores(a, x[:5]), fast.scores(a, x[:5]), atol=1e-3)
 
 
+def test_every_quantizer_runs_on_the_oracle_and_agrees(encoder, unit_rows):
+    x = unit_rows(12, encoder.dim)
+    oracle = from_spec(encoder.spec, backend="scalar")
+    encode, decode = (
+        (oracle.encode, oracle.decode) if isinstance(oracle, VectorCodec) else (oracle.quantize, oracle.dequantize)
+    )
+    made, slowly = encoder.encode(x), encode(x)
+    assert (made.arrays["packed"] != slowly.arrays["packed"]).mean() < 0.02
+    lengths = np.linalg.norm(encoder.decode(made), axis=1, keepdims=True)
+    assert (np.abs(decode(made) - encoder.decode(made)) <= 1e-3 * lengths).all()
+    assert (np.abs(oracle.scores(made, x) - encoder.scores(made, x)) <= 1e-3 * lengths.T).all()
+    none = encode(x[:0])
+    assert none == encoder.encode(x[:0])
+    assert decode(none).shape == (0, encoder.dim)
+    assert oracle.scores(none, x).shape == (12, 0)
+    assert oracle.scores(made, x[:0]).shape == (0, 12)
+
+
 def test_the_oracle_keeps_its_tables_only_as_long_as_they_are_used():
     backend = ScalarBackend()
-    from tq_core.rotation import Rotation
-
     rotation = Rotation(8, "hadamard", 1)
     backend.rotate(rotation, np.ones((1, 8), np.float32))
     assert len(backend._transforms) == 1

@@ -187,6 +187,12 @@ def test_masks_of_the_wrong_shape_or_dtype(codec, unit_rows, mask):
         codec.search(codec.encode(x), x, 2, mask)
 
 
+def test_ragged_masks(codec, unit_rows):
+    x = unit_rows(2, codec.dim)
+    with pytest.raises(ShapeMismatch, match="mask must be an array of rows of one length"):
+        codec.search(codec.encode(x), x, 2, [[True], [True, False]])
+
+
 def test_normalize_needs_a_direction(gaussian_rows):
     x = gaussian_rows(3, 8)
     x[1] = 0

@@ -77,6 +77,11 @@ def test_what_selects_no_rows(made, index):
         made[index]
 
 
+def test_ragged_indices(made):
+    with pytest.raises(ShapeMismatch, match="the index must be an array of rows of one length"):
+        made[[[0], [1, 2]]]
+
+
 def test_slices_share_memory_and_index_arrays_do_not(made):
     assert np.shares_memory(made[2:5].arrays["packed"], made.arrays["packed"])
     assert not np.shares_memory(made[[2, 3]].arrays["packed"], made.arrays["packed"])

@@ -4,6 +4,8 @@ import json
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tq_core import CorruptData, Encoded, TurboQuantMSE, VectorCodec
 
@@ -104,10 +106,37 @@ def test_headers_that_are_no_header(reseal, text, match):
 
 def test_well_formed_nesting_of_any_depth_is_refused(small, taken_apart, reseal):
     header, payload = taken_apart(small)
-    for depth in (10, 500, 20000):
+    for depth in (10, 500, *range(900, 1000, 3), 20000):
         text = canonical(header).replace(b'"rows":2', b'"rows":' + b"[" * depth + b"]" * depth)
         with pytest.raises(CorruptData, match=r"header says rows=|not JSON|not canonical|too deep"):
             Encoded.from_bytes(reseal(text, payload))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    place=st.sampled_from(["kind", "rows", "single", "spec", "quantizer", "scale", "norm_dtype", "search"]),
+    inner=st.sampled_from(["", "kind", "dim", "bits", "seed", "rotation", "projections", "sketch"]),
+    value=json_values,
+)
+def test_any_json_value_in_any_place_is_refused_as_corrupt(small, taken_apart, reseal, place, inner, value):
+    header, payload = taken_apart(small)
+    target = header if place in header else header["spec"]
+    if place == "quantizer" and inner:
+        target, place = header["spec"]["quantizer"], inner
+    target[place] = value
+    data = reseal(header, payload)
+    if data == small or (place == "seed" and type(value) is int and 0 <= value < 2**64):
+        assert Encoded.from_bytes(data).to_bytes() == data
+        return
+    with pytest.raises(CorruptData, match=r"."):
+        Encoded.from_bytes(data)
 
 
 BAD_SPECS = [

@@ -80,6 +80,12 @@ def test_everything_public_says_what_it_guarantees():
                 assert value.__doc__, f"{name}.{member}"
 
 
+@pytest.mark.parametrize("make", [tq_core.TurboQuantMSE, tq_core.TurboQuantProd])
+def test_arguments_can_be_read_back(make):
+    quantizer = make(24, 3, seed=7)
+    assert (quantizer.dim, quantizer.bits, quantizer.seed) == (24, 3, 7)
+
+
 def test_constants():
     assert tq_core.FORMAT_VERSION == 1
     assert isinstance(tq_core.COMPILED, bool)

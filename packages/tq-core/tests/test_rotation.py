@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tq_core import hadamard
+from tq_core import InvalidSpec, hadamard
 from tq_core.rotation import Rotation, binary_blocks, kronecker_order
+from tq_core.sketch import Sketch
 
 
 def matrix_of(rotation):
@@ -94,8 +95,8 @@ def test_dimensions_are_split_as_written():
         assert sum(binary_blocks(dim)) == dim
 
 
-@pytest.mark.parametrize(("dim", "rounds"), [(2, 4), (63, 4), (64, 3), (1536, 3)])
-def test_small_dimensions_get_a_fourth_round(dim, rounds):
+@pytest.mark.parametrize(("dim", "rounds"), [(2, 8), (31, 8), (32, 5), (63, 5), (64, 3), (1536, 3)])
+def test_small_dimensions_get_more_rounds(dim, rounds):
     rotation = Rotation(dim, "hadamard", 0)
     assert rotation.rounds == rounds
     assert rotation.signs.shape == (rounds, dim)
@@ -127,6 +128,15 @@ def test_one_hot_rows_are_spread_over_all_coordinates(dim):
         peaks.append(np.abs(z).max())
     assert max(peaks) < 6  # unit variance; sqrt(dim) where nothing mixes
     assert np.median(peaks) < 4
+
+
+def test_unknown_kinds_of_tables():
+    with pytest.raises(InvalidSpec, match="rotation must be 'hadamard' or 'dense', got 'haar'"):
+        Rotation(8, "haar", 0)
+    with pytest.raises(InvalidSpec, match="sketch must be 'gaussian' or 'hadamard', got 'dense'"):
+        Sketch(8, 8, "dense", 0)
+    with pytest.raises(InvalidSpec, match="as many projections as dimensions, 8, got 4"):
+        Sketch(8, 4, "hadamard", 0)
 
 
 def test_arrays_of_a_rotation_cannot_be_written():

@@ -59,6 +59,11 @@ class AffineCodec:
         product: F32 = queries @ self.decode(rows).T
         return product
 
+    def combine(self, rows: Any, weights: F32) -> F32:
+        """weights @ decode(rows), float32."""
+        total: F32 = weights @ self.decode(rows)
+        return total
+
     def _stored(self, values: F64) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             stored = values.astype(self.scalar)

@@ -5,9 +5,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_cache.attention import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 
 Floats = NDArray[np.floating]
+Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
 
@@ -60,6 +62,71 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
     if narrow is not array:
         _require_finite(narrow, "queries (as float32)")
     return narrow
+
+
+def positive(value: float | None, name: str, default: float) -> float:
+    """A finite number above 0 as a float, `default` for None."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise InvalidSpec(f"{name} must be a number, got {value!r:.40}")
+    if not (np.isfinite(value) and value > 0):
+        raise InvalidSpec(f"{name} must be finite and above 0, got {value}")
+    return float(value)
+
+
+def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: ArrayLike | None, lead: Lead) -> View:
+    """Which of `tokens` tokens each of `count` queries sees. With `causal` the queries are the last `count` tokens.
+
+    `lead` is (1, kv heads, query heads) of one sequence; a mask is (n, tokens), or has the query heads before.
+    """
+    if not isinstance(causal, (bool, np.bool_)):
+        raise InvalidSpec(f"causal must be True or False, got {causal!r:.40}")
+    reach = whole(sliding_window, 0, "sliding_window")
+    if (causal or reach) and count > tokens:
+        raise ShapeMismatch(f"{count} causal queries are the last tokens of a cache that holds {tokens}; append first")
+    last = np.full(count, tokens, np.int64)
+    if causal or reach:
+        last = np.arange(tokens - count + 1, tokens + 1, dtype=np.int64)
+    first = np.maximum(last - reach, 0) if reach else np.zeros(count, np.int64)
+    return View(first, last, None if mask is None else _mask(mask, count, tokens, lead))
+
+
+def positions(given: ArrayLike, held: int, name: str) -> NDArray[np.int64]:
+    """A list of indices in 0..held-1 (negative ones count from the end, a bool mask selects), as int64."""
+    array = np.asarray(given)
+    if array.dtype == np.bool_ and array.shape == (held,):
+        return np.flatnonzero(array).astype(np.int64)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ShapeMismatch(f"{name} is a list of indices or a mask of {held}, got {array.dtype} {array.shape}")
+    chosen = array.astype(np.int64)
+    if ((chosen < -held) | (chosen >= held)).any():
+        wrong = int(chosen[(chosen < -held) | (chosen >= held)][0])
+        raise ShapeMismatch(f"{name} names {wrong}, expected {-held}..{held - 1}")
+    return np.where(chosen < 0, chosen + held, chosen)
+
+
+def mask_of(mask: ArrayLike, full: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """A mask (n, tokens), (query heads or 1, n, tokens) or with batch before: (batch, query heads or 1, n, tokens)."""
+    given = np.asarray(mask)
+    if given.dtype != np.bool_:
+        raise InvalidDtype(f"mask must be bool, True where a query may look, got {given.dtype}")
+    batch, query_heads, count, tokens = full
+    shape = (1,) * (4 - given.ndim) + given.shape
+    fits = 2 <= given.ndim <= 4 and shape[2:] == (count, tokens)
+    if not fits or shape[0] not in (1, batch) or shape[1] not in (1, query_heads):
+        allowed = [full[2:], full[1:], full] if batch > 1 else [full[2:], full[1:]]
+        raise ShapeMismatch(f"mask must have shape {' or '.join(map(str, allowed))}, got {given.shape}")
+    return np.broadcast_to(given.reshape(shape), (batch, shape[1], count, tokens))
+
+
+def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bool_]:
+    """The mask of one sequence as (lanes or 1, heads a lane or 1, n, tokens)."""
+    _, kv_heads, query_heads = lead
+    given = mask_of(mask, (1, query_heads, count, tokens))
+    if given.shape[1] == 1:
+        return given
+    return given.reshape(kv_heads, query_heads // kv_heads, count, tokens)
 
 
 def span(start: int, stop: int | None, length: int) -> tuple[int, int]:

@@ -36,6 +36,9 @@ class TokenCodec(Protocol):
     def scores(self, rows: Rows, queries: F32) -> F32:
         """Inner products of (queries, dim) with the decoded rows, (queries, rows) float32."""
 
+    def combine(self, rows: Rows, weights: F32) -> F32:
+        """Weighted sums of the decoded rows, weights (sums, rows): (sums, dim) float32."""
+
 
 class TurboCodec:
     """A VectorCodec as a token codec. A norm too small for float16 is stored as 0: an error below 3e-8 a vector."""
@@ -70,6 +73,10 @@ class TurboCodec:
     def scores(self, rows: Rows, queries: F32) -> F32:
         """As TokenCodec, straight from packed codes."""
         return self.codec.scores(self.codec.wrap(rows), queries)
+
+    def combine(self, rows: Rows, weights: F32) -> F32:
+        """As TokenCodec, added in the rotated domain."""
+        return self.codec.combine(self.codec.wrap(rows), weights)
 
 
 def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:

@@ -1,13 +1,19 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
+from collections.abc import Sequence
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks
+from tq_cache import checks, together
+from tq_cache.attention import WORKSPACE_BYTES
+from tq_cache.errors import PolicyMismatch
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
+from tq_core import ShapeMismatch
 
 F32 = NDArray[np.float32]
 
@@ -15,8 +21,10 @@ F32 = NDArray[np.float32]
 class DecoderCache:
     """Keys and values of all layers, arrays (batch, kv_heads, tokens, head_dim), held as packed codes.
 
-    `policy` is resolved against the model: `.policy` is what is followed and printed, and PolicyMismatch is raised
-    for what this model cannot have. Layers share rotations and codebooks. Options as QuantizedKVCache.
+    Every row of the batch is a sequence of its own: rows are cropped, reordered, repeated, selected, merged and split
+    without decoding anything, and may hold different numbers of tokens (`lengths`). `policy` is resolved against the
+    model: `.policy` is what is followed and printed, and PolicyMismatch is raised for what this model cannot have.
+    Layers share rotations and codebooks. Options as QuantizedKVCache.
     """
 
     def __init__(
@@ -44,33 +52,42 @@ class DecoderCache:
         room = checks.whole(capacity, 0, "capacity")
         policies = [self.policy.for_layer(index, self.layers) for index in range(self.layers)]
         codecs = codecs_for(policies, dims, seed, backend)
-        lanes = self.batch * self.kv_heads
-        self._layers = [Layer(lanes, dims, policy, codecs, self.max_tokens, room) for policy in policies]
+        self.seed, self.backend = seed, backend
+        self._rows = [
+            [Layer(self.kv_heads, dims, policy, codecs, self.max_tokens, room) for policy in policies]
+            for _ in range(self.batch)
+        ]
 
     def __len__(self) -> int:
-        """Tokens held by the first layer; during a step, later layers may hold fewer."""
-        return len(self._layers[0])
+        """Tokens held by the longest row in the first layer; during a step, later layers may hold fewer."""
+        return max(self.lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens that each row holds in the first layer."""
+        return tuple(len(row[0]) for row in self._rows)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens held by that layer."""
-        return len(self._layer(layer_idx))
+        """Tokens held by the longest row in that layer."""
+        return max(map(len, self._layers(layer_idx)))
 
-    def append(self, keys: ArrayLike, values: ArrayLike, layer_idx: int) -> range:
-        """Add (batch, kv_heads, n, head_dim) keys and values to one layer; returns the positions just quantized.
+    def append(self, keys: ArrayLike, values: ArrayLike, layer_idx: int) -> list[range]:
+        """Add (batch, kv_heads, n, head_dim) keys and values to one layer; returns the positions each row quantized.
 
         Errors as QuantizedKVCache.append; a failing call leaves the cache as it was.
         """
-        layer = self._layer(layer_idx)
-        lead = (self.batch, self.kv_heads)
-        return layer.append(*checks.tokens(keys, values, lead, (self.head_dim, self.value_dim)))
+        layers = self._layers(layer_idx)
+        new_keys, new_values = checks.tokens(keys, values, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
 
     def update(
         self, key_states: ArrayLike, value_states: ArrayLike, layer_idx: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Append, then return all keys and values of the layer as the codes decode to, in the dtype that came in.
 
-        Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `scores` do not.
+        Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode.
         """
+        self._uniform(layer_idx)
         self.append(key_states, value_states, layer_idx)
         found = []
         for given, held in ((key_states, self.keys(layer_idx)), (value_states, self.values(layer_idx))):
@@ -79,47 +96,167 @@ class DecoderCache:
         return found[0], found[1]
 
     def keys(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
-        """What the codes of tokens start..stop-1 decode to, (batch, kv_heads, tokens, head_dim) float32."""
-        layer = self._layer(layer_idx)
-        return self._shaped(layer.keys.tokens(*checks.span(start, stop, len(layer))))
+        """What the codes of tokens start..stop-1 decode to, (batch, kv_heads, tokens, head_dim) float32.
+
+        Raises ShapeMismatch where rows hold different numbers of tokens: `select([row])` one of them.
+        """
+        length = self._uniform(layer_idx)
+        sides = [layer.keys for layer in self._layers(layer_idx)]
+        return together.tokens(sides, *checks.span(start, stop, length))
 
     def values(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (batch, kv_heads, tokens, value_dim) float32."""
-        layer = self._layer(layer_idx)
-        return self._shaped(layer.values.tokens(*checks.span(start, stop, len(layer))))
+        length = self._uniform(layer_idx)
+        sides = [layer.values for layer in self._layers(layer_idx)]
+        return together.tokens(sides, *checks.span(start, stop, length))
 
     def scores(self, queries: ArrayLike, layer_idx: int) -> F32:
-        """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens)."""
-        layer = self._layer(layer_idx)
+        """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens).
+
+        Rows that hold fewer tokens than the longest have -inf behind their last.
+        """
         asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
         _, heads, count, dim = asked.shape
-        grouped = asked.reshape(self.batch * self.kv_heads, heads // self.kv_heads * count, dim)
-        return layer.keys.scores(grouped).reshape(self.batch, heads, count, len(layer))
+        layers = self._layers(layer_idx)
+        out = np.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
+        for row, layer in enumerate(layers):
+            grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads * count, dim)
+            out[row, ..., : len(layer)] = layer.keys.scores(grouped).reshape(heads, count, len(layer))
+        return out
 
-    def crop(self, tokens: int) -> None:
-        """Keep the first `tokens` tokens of every layer (negative: drop that many of the last ones)."""
-        keep = kept(tokens, len(self))
-        for layer in self._layers:
-            layer.crop(keep)
+    def attend(
+        self,
+        queries: ArrayLike,
+        layer_idx: int,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, (batch, query_heads, n, value_dim) float32.
+
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens), (query_heads, n, tokens) or those with batch before.
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        """
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        _, heads, count, dim = asked.shape
+        layers = self._layers(layer_idx)
+        most = max(map(len, layers))
+        whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most))
+        out = np.empty((self.batch, heads, count, self.value_dim), np.float32)
+        views = []
+        for row, layer in enumerate(layers):
+            own = None if whole is None else whole[row : row + 1, ..., : len(layer)]
+            lead = (1, self.kv_heads, heads)
+            views.append(
+                checks.view(count, len(layer), causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
+            )
+        for row, layer in enumerate(layers):
+            grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
+            found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes)
+            out[row] = found.reshape(heads, count, self.value_dim)
+        return out
+
+    def crop(self, tokens: int | Sequence[int]) -> None:
+        """Keep the first `tokens` tokens of every layer (negative: drop that many); or a number for each row."""
+        if isinstance(tokens, (Sequence, np.ndarray)):
+            if len(tokens) != self.batch:
+                raise ShapeMismatch(f"crop takes one number or one for each of {self.batch} rows, got {len(tokens)}")
+            keep = [kept(number, held) for number, held in zip(tokens, self.lengths, strict=True)]
+        else:
+            keep = [kept(tokens, held) for held in self.lengths]
+        for row, number in zip(self._rows, keep, strict=True):
+            for layer in row:
+                layer.crop(number)
+
+    def select(self, rows: ArrayLike) -> None:
+        """Keep these rows of the batch, in this order; a row may be named more than once. Nothing is copied yet."""
+        chosen = checks.positions(rows, self.batch, "rows")
+        if not len(chosen):
+            raise ShapeMismatch("a cache keeps at least one row")
+        self._rows = [[layer.fork() for layer in self._rows[row]] for row in chosen]
+        self.batch = len(self._rows)
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Beam search: row i becomes what row `rows[i]` was; as many rows as before, on packed codes."""
+        chosen = checks.positions(rows, self.batch, "rows")
+        if len(chosen) != self.batch:
+            raise ShapeMismatch(
+                f"reorder names a row for each of {self.batch}, got {len(chosen)}; select() changes the batch"
+            )
+        self.select(chosen)
+
+    def repeat(self, times: int) -> None:
+        """Each row `times` times, one after the other, as `np.repeat`."""
+        self.select(np.repeat(np.arange(self.batch), checks.whole(times, 1, "times")))
+
+    def fork(self) -> "DecoderCache":
+        """The same tokens in a cache of its own; memory is shared until either of them grows."""
+        twin = copy(self)
+        twin._rows = [[layer.fork() for layer in row] for row in self._rows]
+        return twin
+
+    def split(self) -> "list[DecoderCache]":
+        """A cache for each row, sharing memory with this one until either grows."""
+        parts = []
+        for row in range(self.batch):
+            part = self.fork()
+            part.select([row])
+            parts.append(part)
+        return parts
+
+    @classmethod
+    def merge(cls, caches: "Sequence[DecoderCache]") -> "DecoderCache":
+        """The rows of all caches in one; they agree in model, policy and seed, or PolicyMismatch says where not."""
+        if not caches:
+            raise ShapeMismatch("merge takes at least one cache")
+        whole = caches[0].fork()
+        for other in caches[1:]:
+            for name in ("layers", "kv_heads", "head_dim", "value_dim", "policy", "seed", "max_tokens", "backend"):
+                mine, theirs = getattr(whole, name), getattr(other, name)
+                if mine != theirs:
+                    raise PolicyMismatch(f"caches to merge differ in {name}: {mine} and {theirs}")
+            whole._rows += [[layer.fork() for layer in row] for row in other._rows]
+        whole.batch = len(whole._rows)
+        return whole
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""
-        for layer in self._layers:
-            layer.clear()
+        for row in self._rows:
+            for layer in row:
+                layer.clear()
 
     def ledger(self) -> Ledger:
-        """Every byte held, tables shared by layers counted once."""
-        return ledger_of(side for layer in self._layers for side in (layer.keys, layer.values))
+        """Every byte held; tables shared by layers, and memory shared by rows, counted once."""
+        return ledger_of(side for row in self._rows for layer in row for side in (layer.keys, layer.values))
 
     @property
     def nbytes(self) -> int:
         """`ledger().total`."""
         return self.ledger().total
 
-    def _layer(self, layer_idx: int) -> Layer:
-        return self._layers[checks.layer_index(layer_idx, self.layers)]
+    def _layers(self, layer_idx: int) -> list[Layer]:
+        index = checks.layer_index(layer_idx, self.layers)
+        return [row[index] for row in self._rows]
 
-    def _shaped(self, lanes: F32) -> F32:
+    def _uniform(self, layer_idx: int) -> int:
+        """Tokens that all rows hold in that layer."""
+        lengths = {len(layer) for layer in self._layers(layer_idx)}
+        if len(lengths) > 1:
+            raise ShapeMismatch(
+                f"rows hold {sorted(lengths)} tokens and do not fit one array; select([row]) one of them"
+            )
+        return lengths.pop()
+
+    def _by_row(self, lanes: NDArray[np.floating]) -> NDArray[np.floating]:
         return lanes.reshape(self.batch, self.kv_heads, *lanes.shape[1:])
 
     def __repr__(self) -> str:

@@ -35,3 +35,8 @@ class FloatCodec:
         """queries @ rows.T, float32."""
         product: F32 = queries @ rows["packed"].astype(np.float32, copy=False).T
         return product
+
+    def combine(self, rows: Any, weights: F32) -> F32:
+        """weights @ rows, float32."""
+        total: F32 = weights @ rows["packed"].astype(np.float32, copy=False)
+        return total

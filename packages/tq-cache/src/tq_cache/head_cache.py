@@ -1,9 +1,12 @@
 """QuantizedKVCache: the cache of one attention head."""
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks
+from tq_cache import checks, together
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
@@ -48,7 +51,8 @@ class QuantizedKVCache:
         Tokens within the window stay exact and are quantized by the later call that moves them out of it. Raises
         ShapeMismatch, InvalidDtype, NotFinite or ScaleRange and then leaves the cache as it was.
         """
-        return self._layer.append(*checks.tokens(keys, values, (), (self.head_dim, self.value_dim)))
+        keys_in, values_in = checks.tokens(keys, values, (), (self.head_dim, self.value_dim))
+        return together.append([self._layer], [keys_in], [values_in])[0]
 
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (tokens, head_dim) float32; exact tokens as they came."""
@@ -65,9 +69,47 @@ class QuantizedKVCache:
         found: F32 = self._layer.keys.scores(checks.queries(queries, (), 0, self.head_dim)[None])[0]
         return found
 
+    def attend(
+        self,
+        queries: ArrayLike,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, (n, value_dim) float32.
+
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens).
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        """
+        asked = checks.queries(queries, (), 0, self.head_dim)
+        seen = checks.view(
+            len(asked), len(self), causal=causal, sliding_window=sliding_window, mask=mask, lead=(1, 1, 1)
+        )
+        found: F32 = self._layer.attend(asked[None, None], scale, softcap, seen, workspace_bytes)[0, 0]
+        return found
+
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
         self._layer.crop(kept(tokens, len(self)))
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
+        self._layer.take(checks.positions(rows, len(self), "rows"))
+
+    def fork(self) -> "QuantizedKVCache":
+        """The same tokens in a cache of its own; memory is shared until either of them grows."""
+        twin = copy(self)
+        twin._layer = self._layer.fork()
+        return twin
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""

@@ -1,15 +1,20 @@
 """One layer of any number of lanes: which tokens are exact, which are codes, which are evicted."""
 
 from collections.abc import Mapping
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_cache import checks
+from tq_cache.attention import View, attend
 from tq_cache.codecs import TokenCodec, codec_for
 from tq_cache.policy import CachePolicy
 from tq_cache.side import Flow, Side
 from tq_cache.stores import Store
+from tq_core import InvalidSpec
 
+F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
 Codecs = Mapping[tuple[Store, int], TokenCodec]
 
@@ -42,21 +47,12 @@ class Layer:
     def __len__(self) -> int:
         return sum(self._held())
 
-    def append(self, keys: Floats, values: Floats) -> range:
-        """Add (lanes, n, dim) tokens; returns the positions of the tokens that this call quantized.
-
-        All or nothing: whatever can fail is done before either side changes.
-        """
-        flow = self._flow(keys.shape[1])
-        pending = self.keys.prepare(keys, flow), self.values.prepare(values, flow)
-        self.keys.reserve(pending[0])
-        self.values.reserve(pending[1])
-        self.keys.commit(pending[0])
-        self.values.commit(pending[1])
-        self.evicted += flow.drop_sinks + flow.drop_coded + flow.skip
-        sinks, coded, _ = self._held()
-        settled = flow.settle_old + flow.settle_new - flow.skip
-        return range(sinks + coded - settled, sinks + coded)
+    def attend(self, queries: F32, scale: float | None, softcap: float | None, view: View, workspace_bytes: int) -> F32:
+        """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
+        factor = checks.positive(scale, "scale", self.keys.dim**-0.5)
+        cap = checks.positive(softcap, "softcap", 0.0)
+        room = checks.whole(workspace_bytes, 1, "workspace_bytes")
+        return attend(self.keys, self.values, queries, factor, view, cap, room)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens at most. What was quantized stays quantized."""
@@ -73,11 +69,37 @@ class Layer:
         self.values.clear()
         self.evicted = 0
 
+    def take(self, positions: NDArray[np.int64]) -> None:
+        """Keep the tokens at these positions, in this order; InvalidSpec where the three parts would mix."""
+        first, second = self.keys.borders()
+        parts = np.digitize(positions, [first, second])
+        if (np.diff(parts) < 0).any():
+            raise InvalidSpec(
+                "tokens kept exact (sinks, window) cannot change places with quantized ones; "
+                "keep sinks first, then quantized tokens, then those of the window"
+            )
+        dropped = len(self) - len(positions)
+        for side in (self.keys, self.values):
+            side.take(positions[parts == 0], positions[parts == 1] - first, positions[parts == 2] - second)
+        self.evicted += dropped  # positions go on counting: what comes next is no sink because others left
+
+    def fork(self) -> "Layer":
+        """The same tokens in a layer of its own; memory is shared until either of them grows."""
+        twin = copy(self)
+        twin.keys, twin.values = self.keys.fork(), self.values.fork()
+        return twin
+
+    def settle(self, flow: Flow) -> range:
+        """Count what an append moved; the positions of the tokens that it quantized."""
+        self.evicted += flow.drop_sinks + flow.drop_coded + flow.skip
+        sinks, coded, _ = self._held()
+        return range(sinks + coded - (flow.settle_old + flow.settle_new - flow.skip), sinks + coded)
+
     def _held(self) -> tuple[int, int, int]:
         side = self.keys
         return len(side.sinks), len(side.coded["packed"]), len(side.recent)
 
-    def _flow(self, new: int) -> Flow:
+    def flow(self, new: int) -> Flow:
         """Where each of `new` tokens goes, as if they came one by one."""
         sinks, coded, recent = self._held()
         position = self.evicted + sinks + coded + recent

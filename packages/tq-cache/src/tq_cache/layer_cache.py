@@ -1,9 +1,12 @@
 """MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks
+from tq_cache import checks, together
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
@@ -50,7 +53,8 @@ class MultiHeadKVCache:
 
         Errors as QuantizedKVCache.append; a failing call leaves every head untouched.
         """
-        return self._layer.append(*checks.tokens(keys, values, (self.kv_heads,), (self.head_dim, self.value_dim)))
+        keys_in, values_in = checks.tokens(keys, values, (self.kv_heads,), (self.head_dim, self.value_dim))
+        return together.append([self._layer], [keys_in], [values_in])[0]
 
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (kv_heads, tokens, head_dim) float32."""
@@ -67,9 +71,48 @@ class MultiHeadKVCache:
         grouped = asked.reshape(self.kv_heads, heads // self.kv_heads * count, dim)
         return self._layer.keys.scores(grouped).reshape(heads, count, len(self))
 
+    def attend(
+        self,
+        queries: ArrayLike,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, (query_heads, n, value_dim) float32.
+
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens) or (query_heads, n, tokens).
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4.
+        """
+        asked = checks.queries(queries, (), self.kv_heads, self.head_dim)
+        heads, count, dim = asked.shape
+        lead = (1, self.kv_heads, heads)
+        seen = checks.view(count, len(self), causal=causal, sliding_window=sliding_window, mask=mask, lead=lead)
+        grouped = asked.reshape(self.kv_heads, heads // self.kv_heads, count, dim)
+        found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes)
+        return found.reshape(heads, count, self.value_dim)
+
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
         self._layer.crop(kept(tokens, len(self)))
+
+    def reorder(self, rows: ArrayLike) -> None:
+        """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
+        self._layer.take(checks.positions(rows, len(self), "rows"))
+
+    def fork(self) -> "MultiHeadKVCache":
+        """The same tokens in a cache of its own; memory is shared until either of them grows."""
+        twin = copy(self)
+        twin._layer = self._layer.fork()
+        return twin
 
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""

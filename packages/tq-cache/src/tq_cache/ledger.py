@@ -67,14 +67,15 @@ def ledger_of(sides: Iterable[Side]) -> Ledger:
     """The ledger of those sides."""
     count = {"codes": 0, "norms": 0, "sinks": 0, "window": 0, "padding": 0}
     tables: dict[int, NDArray[Any]] = {}
+    memory: dict[int, tuple[str, int, int]] = {}  # forks share memory: it is counted once, as what most of them use
     values = 0
     for side in sides:
-        for name, array in side.coded.items():
-            count["codes" if name == "packed" else "norms"] += array.used_nbytes
-        count["sinks"] += side.sinks.used_nbytes
-        count["window"] += side.recent.used_nbytes
-        arrays = [*side.coded.values(), side.sinks, side.recent]
-        count["padding"] += sum(array.nbytes - array.used_nbytes for array in arrays)
+        for item, array in side.arrays():
+            _, used, _ = memory.get(id(array.memory), ("", 0, 0))
+            memory[id(array.memory)] = (item, max(used, array.used_nbytes), array.memory.nbytes)
         tables |= {id(table): table for table in side.codec.tables}
-        values += side.lanes * side.dim * (len(side.sinks) + len(side.coded["packed"]) + len(side.recent))
+        values += side.lanes * side.dim * (side.borders()[1] + len(side.recent))
+    for item, used, held in memory.values():
+        count[item] += used
+        count["padding"] += held - used
     return Ledger(**count, tables=sum(table.nbytes for table in tables.values()), values=values)

@@ -7,9 +7,18 @@ from typing import Any, Final
 from tq_cache.errors import InvalidPolicy, PolicyMismatch
 from tq_cache.stores import Store
 
+# Names that users know, each by the nearest policy of this package. `turboquant_*` are vLLM's: codes for keys with norm
+# correction (nc), plain integers for values, two layers at each end in float16. `turbo*` are those of llama.cpp forks.
 PRESETS: Final = {
     "balanced": "k=mse4,v=mse4,sinks=4,window=128,boundary=2@8",
     "safe": "k=mse8,v=mse4",
+    "turboquant_k8v4": "k=mse8,v=int4,boundary=2@16",
+    "turboquant_4bit_nc": "k=mse4,v=int4,kscale=norm,boundary=2@16",
+    "turboquant_k3v4_nc": "k=mse3,v=int4,kscale=norm,boundary=2@16",
+    "turboquant_3bit_nc": "k=mse3,v=int3,kscale=norm,boundary=2@16",
+    "turbo4": "k=mse4,v=mse4,kscale=norm,vscale=norm",
+    "turbo3": "k=mse3,v=mse3,kscale=norm,vscale=norm",
+    "turbo2": "k=mse2,v=mse2,kscale=norm,vscale=norm",
 }
 NORMS: Final = ("float16", "float32")
 MAX_TOKENS: Final = 1 << 31
@@ -23,8 +32,8 @@ class CachePolicy:
     """What is stored how. `str(policy)` is canonical and parses back to an equal policy.
 
     `keys`, `values`: the store of each side. `sinks`, `window`: how many first and last tokens stay in full
-    precision, as they came. `boundary`: `(layers, bits)`, that many layers at each end of the model at other bits.
-    `norms`: dtype of the one scale a vector. Below 4-bit keys quality is experimental: see `is_experimental`.
+    precision, as they came. `boundary`: `(layers, bits)`, that many layers at each end of the model at other bits (16
+    and 32: floats). `norms`: dtype of the one scale a vector. Below 4-bit keys see `is_experimental`.
     """
 
     keys: Store

@@ -1,7 +1,9 @@
 """One side of a layer, keys or values: first tokens exact, then packed codes, then the exact window."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from tq_cache.token_array import TokenArray
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
+Positions = NDArray[np.int64]
+
+SURELY_FITS: Final = 16376.0  # a quarter of float16's range: no scale rule makes more than 4 times of a norm
 
 
 class Flow(NamedTuple):
@@ -25,12 +30,17 @@ class Flow(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """An append whose tokens are encoded."""
+    """An append whose tokens are encoded; `encoded` arrays are (lanes, n, ...)."""
 
     flow: Flow
     sinks: Floats
     recent: Floats
     encoded: Mapping[str, NDArray[Any]]
+
+
+def pending(tokens: Floats, flow: Flow, encoded: Mapping[str, NDArray[Any]]) -> Pending:
+    """An append of (lanes, n, dim) tokens whose settled ones are encoded."""
+    return Pending(flow, tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :], encoded)
 
 
 class Side:
@@ -53,16 +63,31 @@ class Side:
         self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
         self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
 
-    def prepare(self, tokens: Floats, flow: Flow) -> Pending:
-        """Encode what an append settles; nothing changes yet."""
-        settled = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
+    def fork(self) -> "Side":
+        """The same tokens in a side of its own, without a copy."""
+        twin = copy(self)
+        twin.coded = {name: array.fork() for name, array in self.coded.items()}
+        twin.sinks, twin.recent = self.sinks.fork(), self.recent.fork()
+        return twin
+
+    def arrays(self) -> list[tuple[str, TokenArray]]:
+        """Every array held, by what it is for."""
+        coded = [("codes" if name == "packed" else "norms", array) for name, array in self.coded.items()]
+        return [*coded, ("sinks", self.sinks), ("window", self.recent)]
+
+    def settled(self, tokens: Floats, flow: Flow) -> Floats:
+        """The tokens that an append quantizes, (lanes, n, dim); refuses new ones that could not be quantized later."""
+        found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
-            settled = np.concatenate([self.recent.view[:, : flow.settle_old], settled], axis=1)
-        settled = settled[:, flow.skip :]
-        rows = self.codec.encode(np.ascontiguousarray(settled).reshape(-1, self.dim))
-        encoded = {name: array.reshape(*settled.shape[:2], *array.shape[1:]) for name, array in rows.items()}
-        sinks, recent = tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :]
-        return Pending(flow, sinks, recent, encoded)
+            found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
+        self._check_recent(tokens[:, flow.sinks + flow.settle_new :])
+        return found[:, flow.skip :]
+
+    def _check_recent(self, recent: Floats) -> None:
+        """Refuse now what could not be encoded when it leaves the window, many calls later."""
+        largest = float(np.abs(recent).max(initial=0.0)) * math.sqrt(self.dim)
+        if largest > SURELY_FITS:
+            self.codec.encode(np.ascontiguousarray(recent).reshape(-1, self.dim))
 
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
@@ -85,6 +110,13 @@ class Side:
             array.extend(pending.encoded[name])
         self.recent.drop_front(flow.settle_old)
         self.recent.extend(pending.recent)
+
+    def take(self, sinks: Positions, coded: Positions, recent: Positions) -> None:
+        """Keep the tokens at these positions of each part, in this order."""
+        self.sinks.take(sinks)
+        self.recent.take(recent)
+        for array in self.coded.values():
+            array.take(coded)
 
     def crop(self, sinks: int, coded: int, recent: int) -> None:
         """Keep that many tokens of each part, the first ones."""
@@ -111,6 +143,34 @@ class Side:
                 rows = {name: array.view[lane] for name, array in self.coded.items()}
                 out[lane, :, sinks : sinks + coded] = self.codec.scores(rows, asked)
         return out
+
+    def borders(self) -> tuple[int, int]:
+        """Where codes begin and where the window begins."""
+        return len(self.sinks), len(self.sinks) + len(self.coded["packed"])
+
+    def scores_of(self, lane: int, start: int, stop: int, queries: F32) -> F32:
+        """Inner products of (queries, dim) with tokens of one lane and one part, (queries, stop - start)."""
+        exact, offset = self._exact_at(start)
+        if exact is not None:
+            return queries @ _float32(exact.view[lane, start - offset : stop - offset]).T
+        return self.codec.scores(self._rows(lane, start - offset, stop - offset), queries)
+
+    def combined(self, lane: int, start: int, stop: int, weights: F32) -> F32:
+        """Weighted sums of tokens of one lane and one part: (sums, stop - start) to (sums, dim)."""
+        exact, offset = self._exact_at(start)
+        if exact is not None:
+            return weights @ _float32(exact.view[lane, start - offset : stop - offset])
+        return self.codec.combine(self._rows(lane, start - offset, stop - offset), weights)
+
+    def _exact_at(self, position: int) -> tuple[TokenArray | None, int]:
+        """The array of exact tokens that holds a position, None for codes; and the position of its first token."""
+        codes, window = self.borders()
+        if position < codes:
+            return self.sinks, 0
+        return (self.recent, window) if position >= window else (None, codes)
+
+    def _rows(self, lane: int, low: int, high: int) -> dict[str, NDArray[Any]]:
+        return {name: array.view[lane, low:high] for name, array in self.coded.items()}
 
     def _parts(self, start: int, stop: int) -> list[tuple[int, int, Any]]:
         """(first, last + 1, reader) within each part that the span touches; one empty part for an empty span."""

@@ -58,8 +58,10 @@ class Store:
         return f"{self.kind}{self.bits}"
 
     def at_bits(self, bits: int) -> "Store":
-        """The same kind and rules at another width; floats stay as they are."""
-        return self if self.kind == "float" else replace(self, bits=bits)
+        """The same kind and rules at another width; 16 and 32 bits are floats, and floats stay as they are."""
+        if self.kind == "float":
+            return self
+        return Store("float", bits) if bits in (16, 32) else replace(self, bits=bits)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict; scale and search only where they apply."""

@@ -1,6 +1,6 @@
-"""A growing array of tokens: appended at the end, dropped at either end, never copied once a token."""
+"""A growing array of tokens: appended at the end, dropped at either end, forked without a copy."""
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ class TokenArray:
         self._held = np.empty((lanes, capacity, *tail), dtype)
         self._start = 0
         self._length = 0
+        self._shared = False  # another fork may look at the same memory: copy before writing
 
     def __len__(self) -> int:
         return self._length
@@ -26,9 +27,9 @@ class TokenArray:
         return self._held[:, self._start : self._start + self._length]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes allocated."""
-        return self._held.nbytes
+    def memory(self) -> NDArray[Any]:
+        """All memory held, used or not; forks share it until one of them grows."""
+        return self._held
 
     @property
     def used_nbytes(self) -> int:
@@ -39,17 +40,18 @@ class TokenArray:
         """Make room for `extra` tokens at the end. The content stays, also when memory runs out."""
         needed = self._length + extra
         capacity = self._held.shape[1]
-        if self._start + needed <= capacity:
+        if extra == 0 or (self._start + needed <= capacity and not self._shared):
             return
         spare = max(LEAST, self._length // SPARE)
         # moving down is worth it only when it frees as much; otherwise each token would be copied each time
-        if needed <= capacity and self._start >= spare:
+        if needed <= capacity and self._start >= spare and not self._shared:
             self._held[:, : self._length] = self.view.copy()
         else:
             target = needed + spare if self._length else needed  # a first fill is taken as it comes
             grown = np.empty((self._held.shape[0], target, *self._held.shape[2:]), self._held.dtype)
             grown[:, : self._length] = self.view
             self._held = grown
+            self._shared = False
         self._start = 0
 
     def extend(self, tokens: NDArray[Any]) -> None:
@@ -71,3 +73,16 @@ class TokenArray:
         """Change to a wider dtype of the same kind, without loss."""
         if dtype != self._held.dtype:
             self._held = self._held.astype(dtype)
+            self._shared = False
+
+    def fork(self) -> Self:
+        """The same tokens in an object of its own; memory is shared until either of them grows."""
+        self._shared = True
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def take(self, positions: NDArray[np.int64]) -> None:
+        """Keep the tokens at these positions, in this order."""
+        self._held = self.view[:, positions]
+        self._start, self._length, self._shared = 0, len(positions), False

@@ -67,7 +67,7 @@ def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
 
 
 def _integer(value: SupportsIndex, name: str, error: type[Exception]) -> int:
-    if not isinstance(value, (bool, np.ndarray)):  # an array, even of one integer, is a mistake here
+    if not isinstance(value, (bool, np.bool_, np.ndarray)):  # an array, even of one integer, is a mistake here
         try:
             return operator.index(value)
         except TypeError:
@@ -88,7 +88,7 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
-    """(rows, dim) C-contiguous native floats, and whether a single (dim,) vector came in.
+    """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
 
     Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
     where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
@@ -103,7 +103,9 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
     single = array.ndim == 1
-    rows: NDArray[np.floating] = np.ascontiguousarray(array.reshape(-1, dim), dtype=array.dtype.newbyteorder("="))
+    rows: NDArray[np.floating] = np.require(
+        array.reshape(1 if array.ndim == 1 else len(array), dim), array.dtype.newbyteorder("="), ["C", "A"]
+    )
     require_finite(rows, name, single=single)
     return rows, single
 
@@ -134,16 +136,16 @@ def unit_norm_rows(x: ArrayLike, dim: int) -> tuple[NDArray[np.floating], bool]:
     return rows, single
 
 
-def query_rows(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
-    """Queries as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
-    rows, _ = float_rows(queries, dim, "queries")
+def query_rows(queries: ArrayLike, dim: int, name: str = "queries") -> NDArray[np.float32]:
+    """Queries (or weights) as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
+    rows, _ = float_rows(queries, dim, name)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite and is refused below
         narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
     large = np.abs(narrow) > np.float32(MAX_QUERY)
     if large.any():
         row, column = (int(i) for i in np.argwhere(large)[0])
         raise ScaleRange(
-            f"queries[{row}, {column}] is {rows[row, column]:.6g}; float32 scores allow magnitudes up to 2**64: "
-            "scale the queries down, their order of rows stays the same"
+            f"{name}[{row}, {column}] is {rows[row, column]:.6g}; float32 products allow magnitudes up to 2**64: "
+            f"scale the {name} down, which scales every result alike"
         )
     return narrow

@@ -121,7 +121,7 @@ class VectorCodec:
     def scores(self, encoded: Encoded, queries: ArrayLike) -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes; norms included.
 
-        `queries`: (dim,) or (queries, dim), any finite floats.
+        `queries`: (dim,) or (queries, dim), finite floats up to 2**64 (ScaleRange beyond).
         """
         self._require_own(encoded)
         asked = checks.query_rows(queries, self.dim)
@@ -133,6 +133,22 @@ class VectorCodec:
             return product * (scales * np.float32(1.0 / self.dim))
         gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
         return self.quantizer.backend.scores(self.plan, encoded.arrays["packed"], scales, gammas, asked)
+
+    def combine(self, encoded: Encoded, weights: ArrayLike) -> F32:
+        """Weighted sums of the decoded rows, (sums, dim) float32: what attention does with values.
+
+        `weights`: (rows,) or (sums, rows), finite floats. Rows are added in the rotated domain and never decoded one
+        by one; equals `weights @ decode(encoded)` within rounding.
+        """
+        self._require_own(encoded)
+        asked = checks.query_rows(weights, len(encoded), "weights")
+        scales = encoded.arrays["scales"].astype(np.float32)
+        if isinstance(self.quantizer, PolarQuant):
+            polar = self.quantizer
+            rotated = polar.rotated(encoded.arrays["packed"], encoded.arrays["radii"])
+            return polar.backend.unrotate(polar.rotation, ((asked * scales) @ rotated).astype(np.float32))
+        gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
+        return self.quantizer.backend.combine(self.plan, encoded.arrays["packed"], scales, gammas, asked)
 
     def search(
         self, encoded: Encoded, queries: ArrayLike, k: int, mask: ArrayLike | None = None
@@ -146,7 +162,7 @@ class VectorCodec:
         wanted = checks.count(k, 1, 1 << 31, "k")
         eligible = None
         if mask is not None:
-            eligible = np.asarray(mask)
+            eligible = checks.as_array(mask, "mask")
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
                 raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
         asked = checks.query_rows(queries, self.dim)
@@ -168,8 +184,8 @@ class VectorCodec:
         u = polar.backend.rotate(polar.rotation, units).astype(np.float64)
         q = polar.rotated(packed, radii).astype(np.float64)
         a, b = (u * q).sum(axis=1), (q * q).sum(axis=1)
-        zero = norms == 0
-        a, b = np.where(zero, 1.0, a), np.where(zero, 1.0, b)
+        nothing = b == 0  # zero rows, and those whose norm overflowed: refused when it is stored
+        a, b = np.where(nothing, 1.0, a), np.where(nothing, 1.0, b)
         # angles of one bit may be off by a right angle, where <u, q> = 0 names no scale
         a = np.maximum(a, LEAST_COSINE * b)
         rule = self._spec["scale"]
@@ -207,4 +223,6 @@ class VectorCodec:
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={self._spec[key]!r}" for key in ("scale", "norm_dtype", "search"))
+        if self.underflow != "raise":
+            options += f", underflow={self.underflow!r}"
         return f"VectorCodec({self.quantizer!r}, {options})"

@@ -1,5 +1,6 @@
 """Immutable containers of packed rows: what a quantizer (Codes) or a codec (Encoded) returns."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import container, packing
+from tq_core import checks, container, packing
 from tq_core.errors import CorruptData, RowOutOfRange, ShapeMismatch, SpecMismatch
 from tq_core.spec import Spec, fields, padding_planes, validated
 
@@ -89,7 +90,7 @@ class Codes:
             # backends read C-contiguous rows; a slice of step one is, and is not copied
             cut = {name: np.ascontiguousarray(array[index]) for name, array in self._arrays.items()}
             return self._trusted(self._spec, cut, False)
-        rows_wanted = np.asarray(index)
+        rows_wanted = checks.as_array(index, "the index")
         if rows_wanted.size == 0 and rows_wanted.ndim == 1 and rows_wanted.dtype != np.bool_:
             rows_wanted = rows_wanted.astype(np.intp)  # an empty list comes as float64
         if rows_wanted.ndim != 1 or rows_wanted.dtype.kind not in "iub":
@@ -179,7 +180,7 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        checked[name] = np.ascontiguousarray(array).view()
+        checked[name] = np.require(array, requirements=["C", "A"]).view()
         checked[name].setflags(write=False)
     return MappingProxyType(checked)
 
@@ -188,10 +189,10 @@ def _header_facts(header: dict[str, Any], kind: str) -> tuple[int, bool]:
     if set(header) != {"kind", "rows", "single", "spec"}:
         raise CorruptData(f"header has the keys {sorted(header)}, expected kind, rows, single, spec")
     if header["kind"] != kind:
-        raise CorruptData(f"these bytes hold {header['kind']!r}, expected {kind!r}")
+        raise CorruptData(f"these bytes hold {reprlib.repr(header['kind'])}, expected {kind!r}")
     rows, single = header["rows"], header["single"]
     if type(rows) is not int or rows < 0 or type(single) is not bool or (single and rows != 1):
-        raise CorruptData(f"header says rows={rows!r}, single={single!r}")
+        raise CorruptData(f"header says rows={reprlib.repr(rows)}, single={reprlib.repr(single)}")
     return rows, single
 
 

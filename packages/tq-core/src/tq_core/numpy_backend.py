@@ -98,6 +98,16 @@ class NumpyBackend:
             out[:, tile] = estimate
         return out
 
+    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+        """Weighted sums of the decoded rows, (sums, dim) float32; added in the rotated domain, rotated back once."""
+        total = np.zeros((len(weights), plan.dim), np.float32)
+        for tile in _tiles(len(packed), plan.dim):
+            total += (weights[:, tile] * scales[tile]) @ _centroids(plan.codebook, packed[tile, : plan.stage_bytes])
+            if plan.sketch is not None and gammas is not None:
+                lengths = weights[:, tile] * (gammas[tile] * np.float32(math.sqrt(plan.dim)))
+                total += lengths @ self.unsketch(plan.sketch, packed[tile, plan.stage_bytes :])
+        return self.unrotate(plan.rotation, total)
+
     def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
         """Sign bits of the sketched integer rows, (rows, ceil(projections / 8)) uint8."""
         if sketch.matrix is not None:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tq_core.codebook import Codebook
-from tq_core.packing import PLANES, plane_bytes, row_bytes
+from tq_core.packing import plane_bytes, row_bytes
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
 
@@ -37,13 +37,6 @@ class ScalarPlan(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of a packed row, sketch included."""
         return self.stage_bytes + (plane_bytes(self.sketch.projections, 1) if self.sketch else 0)
-
-    def padding_planes(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """(offset, values, widths) of each plane sequence in a row, for checking padding bits."""
-        planes = [(0, self.dim, PLANES[self.codebook.bits])]
-        if self.sketch is not None:
-            planes.append((self.stage_bytes, self.sketch.projections, (1,)))
-        return planes
 
 
 def scale_candidates(dim: int, search: int) -> tuple[float, ...]:

@@ -29,9 +29,10 @@ U8 = NDArray[np.uint8]
 class Backend(Protocol):
     """What a kernel package implements; `tq_core.testing.check_backend` is this contract as a test.
 
-    Arrays come validated and C-contiguous and are never written to; rows may be none. A result is a new C-contiguous
-    array. Operations are called from several threads at once. `rotate`, `unrotate` (hadamard), `encode` and `sketch`
-    equal those of `numpy` bit for bit; `decode`, `scores`, `unsketch` and `sketch_scores` within rounding.
+    Arrays come validated, C-contiguous and aligned, and are never written to; rows may be none. A result is a new
+    C-contiguous array. Operations are called from several threads at once. `rotate`, `unrotate` (hadamard), `encode`
+    and `sketch` equal those of `numpy` bit for bit; `decode`, `scores`, `combine`, `unsketch` and `sketch_scores`
+    within rounding.
     """
 
     name: str  # the entry point's name
@@ -55,6 +56,9 @@ class Backend(Protocol):
 
     def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
         """Estimated inner products, (queries, rows)."""
+
+    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+        """Weighted sums of decoded rows: weights (sums, rows) times `decode`, (sums, dim)."""
 
     def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
         """Sign bits of integer rows, (rows, ceil(projections / 8)), unused bits 0."""

@@ -6,7 +6,17 @@ from typing import Any, Final
 from tq_core import registry
 from tq_core.errors import BackendUnavailable
 
-OPERATIONS: Final = ("rotate", "unrotate", "encode", "decode", "scores", "sketch", "unsketch", "sketch_scores")
+OPERATIONS: Final = (
+    "rotate",
+    "unrotate",
+    "encode",
+    "decode",
+    "scores",
+    "combine",
+    "sketch",
+    "unsketch",
+    "sketch_scores",
+)
 
 
 class Report(dict[str, Any]):

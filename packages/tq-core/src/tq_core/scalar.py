@@ -79,6 +79,11 @@ class ScalarBackend:
             estimates += gammas * np.array([signs.score(projected, row, stage_bytes) for row in rows], np.float64)
         return _float32(out)
 
+    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+        """Weighted sums of decoded rows in float64, rounded once, (sums, dim) float32."""
+        rows = self.decode(plan, packed, scales, gammas).astype(np.float64)
+        return _float32(weights.astype(np.float64) @ rows)
+
     def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
         """Sign bits of the sketched integer rows, (rows, ceil(projections / 8)) uint8."""
         plan = self._signs(sketch)

@@ -96,7 +96,7 @@ class ScalarQuantizer:
     def scores(self, codes: Codes, queries: ArrayLike) -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes.
 
-        `queries` is (dim,) or (queries, dim), any finite floats; each is rotated once.
+        `queries` is (dim,) or (queries, dim), finite floats up to 2**64; each is rotated once.
         """
         self._require_own(codes)
         asked = checks.query_rows(queries, self.dim)

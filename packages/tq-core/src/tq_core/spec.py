@@ -1,5 +1,6 @@
 """Specs: plain dicts that rebuild a quantizer or codec, and the arrays that its rows are made of."""
 
+import reprlib  # bounded in length and depth: a spec may come from a stranger's file
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ F32: Final = np.dtype("<f4")
 def validated(spec: Mapping[str, Any]) -> Spec:
     """A canonical copy of the spec, or a typed error that names the bad entry."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str) or spec["kind"] not in KEYS:
-        raise InvalidSpec(f"a spec is a dict whose 'kind' is one of {', '.join(KEYS)}; got {spec!r:.200}")
+        raise InvalidSpec(f"a spec is a dict whose 'kind' is one of {', '.join(KEYS)}; got {reprlib.repr(spec)}")
     kind = spec["kind"]
     given, expected = set(spec) - {"kind"}, KEYS[kind]
     if given != expected:
@@ -74,7 +75,7 @@ def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
 def _codec(spec: Mapping[str, Any]) -> Spec:
     wrapped = spec["quantizer"]
     if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar"):
-        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {wrapped!r:.200}")
+        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {reprlib.repr(wrapped)}")
     inner = validated(wrapped)
     search = checks.count(spec["search"], 0, MAX_SEARCH, "search")
     if search and (search % 2 == 0 or search < 3):

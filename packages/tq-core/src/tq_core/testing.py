@@ -111,6 +111,17 @@ def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
         scores.shape == expected.shape and scores.dtype == np.float32,
         f"scores are {scores.shape} {scores.dtype}, {where}",
     )
+    weights = samples(len(x), 2)[:5]
+    combined = weights.astype(np.float64) @ decoded.astype(np.float64)
+    reach = np.abs(weights.astype(np.float64)) @ np.linalg.norm(decoded.astype(np.float64), axis=1)
+    sums = backend.combine(plan, *held, _guarded(weights))
+    _require(
+        sums.shape == combined.shape and sums.dtype == np.float32, f"combine gives {sums.shape} {sums.dtype}, {where}"
+    )
+    error = np.abs(sums - combined)
+    _require(
+        (error <= 1e-4 * reach[:, None] + 1e-30).all(), f"combine: off by {_worst(error, reach[:, None])}, {where}"
+    )
     lengths = np.linalg.norm(decoded.astype(np.float64), axis=1) * np.linalg.norm(queries, axis=1)[:, None]
     error = np.abs(scores - expected)
     _require((error <= 1e-2 * lengths + 1e-30).all(), f"scores: off by {_worst(error, lengths)}, {where}")

@@ -5,7 +5,7 @@
 | 18 | worst D / D(Haar) of four kinds, b=4, d=64 / 128 / 1024 | 1.10 1.05 1.02 | at most | 20k 20k 3k |
 | 19 | D / D(Haar) of one-hot, d=80, 96, 192, 1536, b=2 / b=4 | .97-1.03 / .97-1.04 | band | 20k vectors |
 | 19 | the same by power-of-two blocks and permutations, d=100 and 200 | the same | band | 20k vectors |
-| - | four rounds below 64: worst D / D(Haar), d=16 / 32 / 48, b=4 | 1.60 1.25 1.10 | at most | 4k |
+| - | 8 rounds below 32, 5 below 64: worst D / D(Haar), d=16 / 24 / 32 / 48, b=4 | 1.16 1.05 1.08 1.05 | at most | 4k |
 
 The kinds are one-hot, equal 2-sparse, constant and outlier vectors; d=80 is of order 20, 96 to 1536 of order 12.
 D(Haar) is the codebook's distortion, which is what a Haar rotation gives for any x.
@@ -45,9 +45,9 @@ def test_row_18_three_rounds_come_close_to_haar(dim, bound, seeds, accept, hard_
     assert 4 * deviations.max() < bound - 1
 
 
-@pytest.mark.parametrize(("dim", "bound"), [(16, 1.60), (32, 1.25), (48, 1.10)])
-def test_four_rounds_below_64_stay_within_a_known_distance_of_haar(dim, bound, accept, hard_inputs):
-    """Sparse inputs are not fully mixed by four rounds at these sizes; `rotation="dense"` has ratio 1."""
+@pytest.mark.parametrize(("dim", "bound"), [(16, 1.16), (24, 1.05), (32, 1.08), (48, 1.05)])
+def test_more_rounds_below_64_come_close_to_haar(dim, bound, accept, hard_inputs):
+    """Three rounds have ratios of up to 1.6 at these sizes; `rotation="dense"` has 1 at every size."""
     means, _ = ratios(dim, 4, 4000, hard_inputs)
     for kind, mean in zip(KINDS, means, strict=True):
         accept.at_most("18 (d < 64)", f"D / D(Haar), d={dim}, b=4, {kind}", bound, mean, 4000)

@@ -2,7 +2,7 @@
 
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import BundleNotFound, InvalidText, StepFailed, UnsupportedBundle
-from tq_onnx.evaluate import DEFAULT_POLICIES, evaluate
+from tq_onnx.evaluation import DEFAULT_POLICIES, evaluate
 from tq_onnx.report import Report, Row
 from tq_onnx.runner import DecoderRunner
 

@@ -117,7 +117,7 @@ def _find_model(folder: Path, variant: str) -> Path:
     found = [
         path.relative_to(folder).as_posix() for place in FOLDERS for path in sorted((folder / place).glob("*.onnx"))
     ]
-    there = f"it has {', '.join(found)}; pass the variant" if found else "it has no .onnx file"
+    there = f"it has {', '.join(found)}, which `variant` may pick" if found else "it has no .onnx file"
     raise BundleNotFound(f"{folder} has no {', '.join(names)}, at its root or under onnx/; {there}")
 
 

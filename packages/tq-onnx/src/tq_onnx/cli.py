@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tq-onnx")
 def cli() -> None:
     """Real ONNX decoders with a quantized key/value cache, measured against their exact selves."""
@@ -75,15 +75,14 @@ def evaluate(
     BUNDLE is a folder with model.onnx, tokenizer.json and config.json.
     """
     from tq_onnx.bundle import Bundle
-    from tq_onnx.evaluate import DEFAULT_POLICIES
-    from tq_onnx.evaluate import evaluate as measure
+    from tq_onnx.evaluation import DEFAULT_POLICIES
+    from tq_onnx.evaluation import evaluate as measure
 
     for path in (output, json_file):
         _check_writable(path)
-    opened = Bundle.open(bundle, variant=variant, threads=threads)
     with reporter(enabled=not quiet) as progress:
         report = measure(
-            opened,
+            Bundle.open(bundle, variant=variant, threads=threads),
             policies or DEFAULT_POLICIES,
             text=_read_text(text, bundle),
             tokens=tokens,
@@ -123,7 +122,11 @@ def _deliver(report: Report, form: str, output: Path | None, json_file: Path | N
     if output is not None:
         _write(output, report.render(form))
     else:
-        click.echo(_encodable(report.render(form)), nl=False)
+        try:
+            click.echo(_encodable(report.render(form)), nl=False)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough; keep the interpreter from complaining at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write(path: Path, content: str) -> None:
@@ -151,19 +154,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         result = cli.main(given, "tq-onnx", standalone_mode=False, obj=shlex.join(["tq-onnx", *given]))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "tq-onnx"
+        return _complain(f"{error.format_message()} (see {command} --help)")
     except click.ClickException as error:
         return _complain(error.format_message())
     except click.Abort:
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (TurboQuantError, OSError) as error:
+    except TurboQuantError as error:
         return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return result if isinstance(result, int) else 0
 
 

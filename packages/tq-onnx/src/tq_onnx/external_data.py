@@ -23,6 +23,11 @@ def external_files(model_path: Path, folder: Path) -> tuple[Path, ...]:
     except Exception as error:  # of protobuf, whose classes are no part of what onnx promises
         raise CorruptData(f"{model_path.name} is not an ONNX model: {one_line(error)}") from error
     places = {(tensor.name, location) for tensor in _tensors(model) for location in _locations(tensor)}
+    if places and model_path.resolve().parent != model_path.parent.resolve():
+        raise UnsupportedBundle(
+            f"{model_path.name} is a link to another folder and has external data, which the runtime would look for "
+            "there; copy the files into the bundle"
+        )
     return tuple(sorted({_inside(name, location, model_path, folder) for name, location in places}))
 
 

@@ -16,7 +16,11 @@ def reporter(*, enabled: bool = True) -> Iterator[Callable[[int, int, str], None
         yield lambda done, total, label: None
     elif console.is_terminal:
         bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
         )
         with bar:
             task = bar.add_task("starting", total=None)

@@ -18,8 +18,9 @@ FORMATS: Final = ("table", "json", "csv", "markdown")
 MEASURED_WITH: Final = ("numpy", "onnxruntime", "tokenizers", "tq-core", "tq-cache", "tq-onnx")
 
 NOTES: Final = (
-    "bits/value: all bits held per cached number at the measured length, with norms, exact tokens and padding, without "
-    "the tables that all layers share. cache bytes: everything. ratio: float16 bytes over cache bytes.",
+    "bits/value: all bits held per cached number at the measured length, with norms, padding and exact tokens (in the "
+    "dtype that the model gives), without the tables that all layers share. cache bytes: everything, of one batch of "
+    "windows. ratio: float16 bytes over cache bytes.",
     "reconstruct saves no memory by itself: the runtime holds a float cache; the bytes are what the codes hold.",
     "int and absmax rows are the yardsticks, plain rounding of each vector: int with its minimum and maximum, absmax "
     "symmetric with one scale.",
@@ -94,6 +95,7 @@ class Report:
     versions: Mapping[str, str]
     text: Mapping[str, Any]
     protocol: Mapping[str, Any]
+    machine: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = field(default=NOTES)
 
@@ -106,6 +108,7 @@ class Report:
             "text": dict(self.text),
             "protocol": dict(self.protocol),
             "versions": dict(self.versions),
+            "machine": dict(self.machine),
             "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }

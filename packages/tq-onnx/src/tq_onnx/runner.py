@@ -26,7 +26,8 @@ class DecoderRunner:
     later ones (or as soon as it leaves the policy's full-precision window). Old tokens are never quantized again.
     Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`).
 
-    A step that raises leaves the runner as it was.
+    A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory between two layers
+    may leave the oldest tokens of a window quantized a step early.
     """
 
     def __init__(
@@ -191,7 +192,7 @@ class DecoderRunner:
             with np.errstate(over="raise"):
                 for index, layer in enumerate(self.bundle.signature.layers):
                     keys, values = targets[layer.past_key], targets[layer.past_value]
-                    changed = cache.append(keys[:, :, start:], values[:, :, start:], index)
+                    changed = cache.append(keys[:, :, start:], values[:, :, start:], index)[0]  # all rows alike
                     if len(changed) == 0:
                         continue
                     rows = slice(changed.start, changed.stop)

@@ -35,8 +35,8 @@ class Transform:
 def hadamard(
     dim: i64, seed: int, sign_stream: i64 = bits.SIGNS, permutation_stream: i64 = bits.PERMUTATION
 ) -> Transform:
-    """The Hadamard rotation of a seed: 3 rounds from dim 64 on, 4 below."""
-    rounds: i64 = 3 if dim >= 64 else 4
+    """The Hadamard rotation of a seed: 3 rounds from dim 64 on, 5 from 32 on, 8 below."""
+    rounds: i64 = 3 if dim >= 64 else 5 if dim >= 32 else 8
     order = orders.kronecker_order(dim)
     signs: vec[float] = vec[float](capacity=rounds * dim)
     permutations: vec[i64] = vec[i64]()

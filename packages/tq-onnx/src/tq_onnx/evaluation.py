@@ -1,6 +1,8 @@
 """Measures what each policy does to a model's predictions on a text, step by step, against the exact cache."""
 
 import hashlib
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from tq_cache import CachePolicy
 from tq_core import InvalidSpec, NotFinite
 from tq_onnx.bundle import Bundle
+from tq_onnx.errors import InvalidText
 from tq_onnx.report import Report, Row, figures_of, versions
 from tq_onnx.runner import DecoderRunner
 from tq_onnx.scores import Scores, summary
@@ -98,12 +101,14 @@ def evaluate(
         raise InvalidSpec(f"seeds must be one or more different numbers, got {list(seeds)}")
     resolved = [CachePolicy.parse(policy).resolve(len(bundle.signature.layers)) for policy in policies]
     plan = _plan(bundle, text, tokens, windows, batch, score_from, threads)
-    for policy in resolved:  # what the model's dims or this machine cannot do fails here
-        for seed in seeds:
+    for seed in seeds:  # what the model's dims or this machine cannot do fails here
+        for policy in resolved:
             DecoderRunner(bundle, policy, seed=seed, threads=threads, backend=backend, batch=plan.group)
 
     exact = Run()
-    runs = {(index, seed): Run() for index in range(len(resolved)) for seed in seeds}
+    runs = {
+        (index, seed): Run() for index, policy in enumerate(resolved) for seed in (seeds if _is_seeded(policy) else [0])
+    }
     total, done = (1 + len(runs)) * plan.steps * len(list(plan.groups())), 0
 
     def tick(label: str) -> Callable[[int], None]:
@@ -124,11 +129,14 @@ def evaluate(
 
     rows = [_row("exact", "exact", "exact", [exact], [])]
     for index, policy in enumerate(resolved):
-        rows.append(_row(str(policies[index]), str(policy), mode, [runs[index, seed] for seed in seeds], list(seeds)))
+        used = [seed for row, seed in runs if row == index]
+        measured = [runs[index, seed] for seed in used]
+        rows.append(_row(str(policies[index]), str(policy), mode, measured, used if _is_seeded(policy) else []))
     return Report(
         rows=rows,
         bundle=bundle.facts(),
         versions=versions(),
+        machine={"architecture": platform.machine(), "logical_cpus": os.cpu_count()},
         text={"sha256": hashlib.sha256(text.encode()).hexdigest(), "characters": len(text)},
         protocol={
             "windows": windows,
@@ -144,6 +152,11 @@ def evaluate(
     )
 
 
+def _is_seeded(policy: CachePolicy) -> bool:
+    """Whether any random bits enter the codes; floats and plain rounding have none."""
+    return not all(store.name.startswith(("int", "absmax", "float")) for store in (policy.keys, policy.values))
+
+
 def _plan(
     bundle: Bundle, text: str, tokens: int, windows: int, batch: int, score_from: int, threads: int | None
 ) -> Plan:
@@ -157,7 +170,13 @@ def _plan(
             f"windows of {tokens} tokens exceed the model's context of {bundle.context}; ask for fewer tokens"
         )
     cut = cut_windows(bundle.encode(text), windows, tokens, bundle.start_token)
-    window_bytes = (tokens - score_from) * _vocabulary(bundle, threads) * 4
+    vocabulary = _vocabulary(bundle, threads)
+    if cut.max() >= vocabulary:
+        raise InvalidText(
+            f"the tokenizer of {bundle.folder.name} gives token {cut.max()}, its model knows {vocabulary} tokens only; "
+            "the two do not belong together"
+        )
+    window_bytes = (tokens - score_from) * vocabulary * 4
     fitting = max(1, LARGEST_REFERENCE_BYTES // window_bytes)
     group = bundle.signature.fixed_batch or min(batch, windows, fitting)
     if windows % group and bundle.signature.fixed_batch:

@@ -1,0 +1,216 @@
+"""The command line: results on standard output, one line on standard error for bad input, and the exit status."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tq_onnx import DecoderRunner
+from tq_onnx.cli import main
+from tq_onnx.progress import reporter
+
+SMALL = ["--tokens", "24", "--windows", "3", "--score-from", "4"]
+POLICIES = ["--policy", "k=mse4,v=mse4", "--policy", "balanced"]
+
+
+@pytest.fixture
+def folder(build, words) -> Path:
+    folder = build()
+    (folder / "validation.txt").write_text(words)
+    return folder
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    status = main(["evaluate", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_default_survey_end_to_end(capsys, folder) -> None:
+    status, out, err = run(capsys, folder, *SMALL)
+    assert status == 0
+    shown = [line.split()[0] for line in out.splitlines() if " reconstruct " in line]
+    assert shown == [
+        "k=mse8,v=mse8", "k=mse8,v=mse4", "k=mse4,v=mse4", "k=mse3,v=mse3", "k=mse2,v=mse2", "k=prod4,v=mse4",
+        "k=mse4,v=mse4,sinks=4,window=128", "k=int8,v=int8", "k=int4,v=int4", "k=absmax8,v=absmax8",
+        "k=absmax4,v=absmax4",
+    ]  # fmt: skip
+    assert "int and absmax rows are the yardsticks" in out
+    assert "exact" in err
+    assert "k=absmax4,v=absmax4" in err
+
+
+def test_json_file_holds_what_is_printed(capsys, folder, tmp_path) -> None:
+    target = tmp_path / "figures.json"
+    status, out, err = run(
+        capsys, folder, *SMALL, *POLICIES, "--format", "csv", "--json", target, "--seed", 1, "--seed", 2, "--quiet"
+    )
+    data, rows = json.loads(target.read_text()), list(csv.DictReader(io.StringIO(out)))
+    assert (status, err) == (0, "")
+    assert [row["policy"] for row in rows] == ["exact", "k=mse4,v=mse4", "k=mse4,v=mse4,sinks=4,window=128"]
+    for printed, written in zip(rows, data["rows"], strict=True):
+        assert float(printed["kl_mean"]) == written["kl_mean"]
+    assert data["rows"][2]["asked"] == "balanced"
+    assert data["command"].startswith("tq-onnx evaluate ")
+    assert data["protocol"]["scored_tokens"] == 3 * 20
+    assert data["bundle"]["layers"] == 2
+    assert set(data["versions"]) >= {"python", "numpy", "onnxruntime", "tq-core", "tq-cache", "tq-onnx"}
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_output_takes_the_place_of_standard_output(capsys, folder, tmp_path, form: str) -> None:
+    target = tmp_path / "result"
+    target.write_text("old")
+    status, out, _ = run(capsys, folder, *SMALL, *POLICIES[:2], "--format", form, "--output", target, "--quiet")
+    assert (status, out) == (0, "")
+    assert "k=mse4,v=mse4" in target.read_text()
+    assert os.stat(target).st_mode & 0o777 == 0o666 & ~os.umask(os.umask(0o022) or 0o022)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_text_option_wins_over_the_bundle(capsys, folder, tmp_path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("w3 " * 200)
+    reports = []
+    for extra in ([], ["--text", other]):
+        _, out, _ = run(capsys, folder, *SMALL, *POLICIES[:2], "--format", "json", "--quiet", *extra)
+        reports.append(json.loads(out))
+    assert reports[0]["text"]["sha256"] != reports[1]["text"]["sha256"]
+    assert reports[0]["rows"][0]["perplexity"] != reports[1]["rows"][0]["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--policy", "k=mse9,v=mse4"], "mse9"),
+        (["--policy", "nonsense"], "expected name=value"),
+        (["--tokens", "100"], "exceed the model's context of 64"),
+        (["--windows", "60"], "has 600 tokens, 60 windows of 24 need 1440"),
+        (["--windows", "0"], "Invalid value for '--windows'"),
+        (["--mode", "fused"], "Invalid value for '--mode'"),
+        (["--format", "xml"], "Invalid value for '--format'"),
+        (["--variant", "q4"], "has no model_q4.onnx"),
+        (["--variant", "../q4"], "variant must be letters"),
+        (["--text", "absent.txt"], "absent.txt: No such file or directory"),
+        (["--output", "absent/table.txt"], "lies in one that does not exist"),
+        (["--json", "."], "is a folder"),
+        (["--backend", "nope"], "backend 'nope' cannot run"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(capsys, folder, monkeypatch, arguments: list[str], match: str) -> None:
+    monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
+    status, out, err = run(capsys, folder, *SMALL, *arguments)
+    assert (status, out) == (2, "")
+    assert match in err
+    assert err.startswith("tq-onnx: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(b"", "the text is empty"), (b"w1 w2", "the text has 2 tokens"), (b"\xff\xfe", "is not UTF-8 text")],
+)
+def test_bad_text_is_exit_2(capsys, folder, tmp_path, content: bytes, match: str) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+    status, _, err = run(capsys, folder, *SMALL, "--text", text)
+    assert status == 2
+    assert match in err
+
+
+def test_bundle_without_text_asks_for_one(capsys, build) -> None:
+    status, _, err = run(capsys, build(), *SMALL)
+    assert status == 2
+    assert "has no validation.txt to measure on; pass --text FILE" in err
+
+
+def test_missing_bundle_is_exit_2(capsys) -> None:
+    status, _, err = run(capsys, "nowhere")
+    assert status == 2
+    assert "nowhere is not a folder" in err
+
+
+def test_names_from_a_hostile_model_cannot_steer_the_terminal(capsys, write, tiny_model) -> None:
+    model = tiny_model()
+    model.graph.node[0].op_type = "Evil\x1b[2J"
+    status, _, err = run(capsys, write(model), *SMALL)
+    assert status == 2
+    assert "\x1b" not in err
+
+
+def test_bug_is_not_dressed_up_as_bad_input(folder, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(DecoderRunner, "step", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main(["evaluate", str(folder), *SMALL, "--quiet"])
+
+
+def test_failed_writing_leaves_the_old_file_and_no_other(capsys, folder, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "result"
+    target.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "result")
+
+    monkeypatch.setattr("os.replace", full)
+    status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], "--output", target, "--quiet")
+    assert status == 2
+    assert "result: No space left on device" in err
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result", "tiny"]
+
+
+def test_interrupt_is_status_130(folder, monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DecoderRunner, "step", interrupted)
+    assert main(["evaluate", str(folder), *SMALL, "--quiet"]) == 130
+
+
+def test_no_arguments_point_to_the_help(capsys) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err == "tq-onnx: error: Missing command. (see tq-onnx --help)\n"
+
+
+def test_help_has_examples(capsys) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "tq-onnx evaluate BUNDLE --text book.txt" in out
+    assert "--policy" in out
+
+
+def test_module_runs_as_the_command(folder) -> None:
+    command = [sys.executable, "-m", "tq_onnx", "evaluate", folder, *SMALL, *POLICIES[:2], "--format", "json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][1]["policy"] == "k=mse4,v=mse4"
+    assert "Traceback" not in done.stderr
+
+
+def test_reader_that_goes_away_is_no_error(folder) -> None:
+    command = [sys.executable, "-m", "tq_onnx", "evaluate", str(folder), *SMALL, *POLICIES[:2], "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(timeout=60) == 0
+    assert err == ""
+
+
+def test_terminal_gets_a_bar_that_names_what_runs(monkeypatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("tq_onnx.progress.Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    with reporter() as progress:
+        progress(1, 10, "exact")
+        progress(10, 10, "k=mse4,v=mse4")
+    assert "k=mse4,v=mse4" in screen.getvalue()
