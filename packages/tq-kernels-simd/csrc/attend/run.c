@@ -1,0 +1,248 @@
+#include "attend/run.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "args.h"
+#include "threads.h"
+
+/* How a job is cut: lanes * blocks of query rows * segments of tokens are the items of work. */
+typedef struct cut {
+    const tq_attend_job *job;
+    size_t rows, block_rows, blocks, segments, tiles;
+    float *partials; /* what segments 1.. found, of all rows: sums of values, then maximum and sum of each */
+} cut;
+
+/* One thread's memory, all of it in one allocation. */
+typedef struct desk {
+    uint8_t *key_tile, *value_tile, *scratch, *queries;
+    float *sums, *key_scales, *value_scales, *logits;
+} desk;
+
+typedef struct row_state {
+    float maximum, sum, slope, offset;
+    size_t first, last; /* tokens that it sees, but for the mask */
+} row_state;
+
+/* Segments only where there are fewer lanes and blocks than threads, of at least 16 tiles each. */
+static cut cut_job(const tq_attend_job *job) {
+    cut c = {.job = job, .rows = job->groups * job->count, .segments = 1};
+    c.block_rows = c.rows < TQ_ATTEND_ROWS ? c.rows : TQ_ATTEND_ROWS;
+    c.blocks = c.block_rows ? (c.rows + c.block_rows - 1) / c.block_rows : 0;
+    c.tiles = (job->tokens + TQ_TILE - 1) / TQ_TILE;
+    size_t items = job->lanes * c.blocks, threads = (size_t)job->threads;
+    if (items && items < threads) {
+        size_t most = c.tiles / 16, wanted = (threads + items - 1) / items;
+        c.segments = most < 1 ? 1 : wanted < most ? wanted : most;
+    }
+    return c;
+}
+
+static size_t query_bytes(const tq_attend_side *side) {
+    return side->padded * (side->integer ? 1 : sizeof(float));
+}
+
+static size_t partial_floats(const cut *c) {
+    return (c->segments - 1) * c->job->lanes * c->rows * (c->job->values.side.dim + 2);
+}
+
+static size_t desk_bytes(const cut *c) {
+    const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
+    size_t widest = keys->padded > values->padded ? keys->padded : values->padded;
+    return tq_attend_tile_bytes(keys) + tq_attend_tile_bytes(values) + 8 * widest + c->block_rows * query_bytes(keys) +
+           (c->block_rows * values->padded + 3 * TQ_TILE) * sizeof(float);
+}
+
+size_t tq_attend_workspace(const tq_attend_job *job) {
+    cut c = cut_job(job);
+    size_t items = job->lanes * c.blocks * c.segments, threads = (size_t)job->threads;
+    return (items < threads ? items : threads) * desk_bytes(&c) + partial_floats(&c) * sizeof(float);
+}
+
+static desk lay_out(const cut *c, uint8_t *memory) {
+    const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
+    desk d;
+    d.key_tile = memory;
+    d.value_tile = d.key_tile + tq_attend_tile_bytes(keys);
+    d.scratch = d.value_tile + tq_attend_tile_bytes(values);
+    d.queries = d.scratch + 8 * (keys->padded > values->padded ? keys->padded : values->padded);
+    d.sums = (float *)(d.queries + c->block_rows * query_bytes(keys));
+    d.key_scales = d.sums + c->block_rows * values->padded;
+    d.value_scales = d.key_scales + TQ_TILE;
+    d.logits = d.value_scales + TQ_TILE;
+    return d;
+}
+
+/* The query as the tiles want it: logits are key scale * (slope * dot + offset). Integer queries are rounded to 127ths of
+ * their greatest coordinate; the offset carries the keys' base for exactly the rounded query. */
+static void prepare_query(const tq_attend_side *side, const float *query, float scale, void *to, row_state *state) {
+    float factor = scale / (float)side->dim, highest = 0;
+    if (!side->integer) {
+        float *row = to;
+        for (size_t j = 0; j < side->dim; j++) row[j] = query[j] * factor;
+        memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
+        return;
+    }
+    int8_t *row = to;
+    for (size_t j = 0; j < side->dim; j++) highest = fmaxf(highest, fabsf(query[j]));
+    float unit = highest > 0x1p-100f && highest <= 0x1p120f ? 127 / highest : 0;
+    int32_t total = 0;
+    for (size_t j = 0; j < side->dim; j++) {
+        row[j] = (int8_t)rintf(query[tq_attend_coordinate(side->book->bits, j)] * unit);
+        total += row[j];
+    }
+    memset(row + side->dim, 0, side->padded - side->dim);
+    float step = factor * (highest / 127);
+    state->slope = step * side->step;
+    state->offset = step * side->base * (float)total;
+}
+
+static void fill_scales(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, float *to) {
+    const uint8_t *from = store->scales + (ptrdiff_t)lane * store->scale_lane_bytes;
+    if (store->half) tq_active.attend.widen((const uint16_t *)(const void *)from + first, tokens, to);
+    else memcpy(to, from + first * sizeof *to, tokens * sizeof *to);
+    memset(to + tokens, 0, (TQ_TILE - tokens) * sizeof *to);
+}
+
+static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, uint8_t *scratch, uint8_t *tile,
+                      int is_key) {
+    const tq_attend_side *side = &store->side;
+    const uint8_t *packed = store->packed + (ptrdiff_t)lane * store->lane_bytes + first * side->row_bytes;
+    if (side->integer && is_key) tq_active.attend.keys(side, packed, tokens, scratch, tile);
+    if (side->integer && !is_key) tq_active.attend.values(side, packed, tokens, scratch, (int8_t *)tile);
+    for (size_t t = 0; !side->integer && t < tokens; t++)
+        tq_active.decode.centroids(side->book, packed + t * side->row_bytes, scratch, (float *)(void *)tile + t * side->padded);
+}
+
+/* -infinity where a token of the tile is out of the row's sight or masked. */
+static void hide(const tq_attend_job *job, const row_state *state, size_t query, size_t first, size_t tokens, float *logits) {
+    for (size_t t = 0; t < TQ_TILE; t++)
+        if (t >= tokens || first + t < state->first || first + t >= state->last) logits[t] = -INFINITY;
+    if (!job->mask) return;
+    const uint8_t *mask = job->mask + (ptrdiff_t)query * job->mask_stride + first;
+    for (size_t t = 0; t < tokens; t++)
+        if (!mask[t]) logits[t] = -INFINITY;
+}
+
+static void attend_row(const tq_attend_job *job, const desk *d, row_state *state, size_t row, size_t query, size_t first,
+                       size_t tokens) {
+    const tq_attend_side *keys = &job->keys.side, *values = &job->values.side;
+    const uint8_t *prepared = d->queries + row * query_bytes(keys);
+    float *sums = d->sums + row * values->padded;
+    if (keys->integer)
+        tq_active.attend.dot_integer(d->key_tile, keys->dim / 4, (const int8_t *)prepared, state->slope, state->offset,
+                                     d->key_scales, d->logits);
+    else
+        tq_active.attend.dot_float((const float *)(void *)d->key_tile, keys->padded, keys->dim, tokens,
+                                   (const float *)(const void *)prepared, d->key_scales, d->logits);
+    if (job->cap > 0) tq_active.attend.cap(d->logits, job->cap);
+    if (job->mask || tokens < TQ_TILE || state->first > first || state->last < first + TQ_TILE)
+        hide(job, state, query, first, tokens, d->logits);
+    float before = state->maximum, sum = tq_active.attend.soften(d->logits, &state->maximum);
+    if (sum == 0) return; /* nothing visible so far */
+    float decay = before == state->maximum ? 1 : expf(before - state->maximum);
+    state->sum = state->sum * decay + sum;
+    for (size_t t = 0; t < TQ_TILE; t++) d->logits[t] *= d->value_scales[t];
+    if (values->integer) tq_active.attend.weigh_integer((const int8_t *)d->value_tile, values->padded, d->logits, decay, sums);
+    else tq_active.attend.weigh_float((const float *)(void *)d->value_tile, values->padded, tokens, d->logits, decay, sums);
+}
+
+static void write_row(const tq_attend_side *values, const float *sums, float *out) {
+    if (!values->integer) memcpy(out, sums, values->dim * sizeof *out);
+    for (size_t j = 0; values->integer && j < values->dim; j++)
+        out[tq_attend_coordinate(values->book->bits, j)] = values->step * sums[j];
+}
+
+static size_t clamp(int64_t value, size_t highest) {
+    return value < 0 ? 0 : (uint64_t)value > highest ? highest : (size_t)value;
+}
+
+/* Rows begin..end-1 of a lane against the tokens first..last-1; returns through out, maxima and sums of these rows. */
+static void attend_block(const tq_attend_job *job, const desk *d, size_t lane, size_t begin, size_t end, size_t first,
+                         size_t last, float *out, float *maxima, float *sums) {
+    const tq_attend_side *keys = &job->keys.side, *values = &job->values.side;
+    row_state states[TQ_ATTEND_ROWS];
+    size_t lowest = last, highest = first;
+    for (size_t r = begin; r < end; r++) {
+        row_state *state = &states[r - begin];
+        *state = (row_state){.maximum = -INFINITY, .first = first, .last = last};
+        const float *query = job->queries + (lane * job->groups * job->count + r) * keys->dim;
+        prepare_query(keys, query, job->scale, d->queries + (r - begin) * query_bytes(keys), state);
+        if (job->limits) {
+            size_t low = clamp(job->limits[2 * (r % job->count)], last), high = clamp(job->limits[2 * (r % job->count) + 1], last);
+            if (low > first) state->first = low;
+            state->last = high;
+        }
+        if (state->first >= state->last) continue;
+        if (state->first < lowest) lowest = state->first;
+        if (state->last > highest) highest = state->last;
+    }
+    memset(d->sums, 0, (end - begin) * values->padded * sizeof *d->sums);
+    for (size_t t = lowest / TQ_TILE * TQ_TILE; t < highest; t += TQ_TILE) {
+        size_t tokens = last - t < TQ_TILE ? last - t : TQ_TILE;
+        fill_tile(&job->keys, lane, t, tokens, d->scratch, d->key_tile, 1);
+        fill_tile(&job->values, lane, t, tokens, d->scratch, d->value_tile, 0);
+        fill_scales(&job->keys, lane, t, tokens, d->key_scales);
+        fill_scales(&job->values, lane, t, tokens, d->value_scales);
+        for (size_t r = begin; r < end; r++) {
+            row_state *state = &states[r - begin];
+            if (state->first < t + tokens && state->last > t && state->first < state->last)
+                attend_row(job, d, state, r - begin, r % job->count, t, tokens);
+        }
+    }
+    for (size_t r = begin; r < end; r++) {
+        write_row(values, d->sums + (r - begin) * values->padded, out + (r - begin) * values->dim);
+        maxima[r - begin] = states[r - begin].maximum;
+        sums[r - begin] = states[r - begin].sum;
+    }
+}
+
+static int work(void *context, size_t first, size_t last) {
+    const cut *c = context;
+    const tq_attend_job *job = c->job;
+    size_t bytes = desk_bytes(c), all = job->lanes * c->rows, dim = job->values.side.dim;
+    if (first >= last) return 0;
+    uint8_t *memory = tq_aligned(bytes);
+    if (!memory) return -1;
+    memset(memory, 0, bytes); /* float tiles end in zeros */
+    desk d = lay_out(c, memory);
+    for (size_t item = first; item < last; item++) {
+        size_t segment = item % c->segments, block = item / c->segments % c->blocks, lane = item / c->segments / c->blocks;
+        size_t begin = block * c->block_rows, end = begin + c->block_rows < c->rows ? begin + c->block_rows : c->rows;
+        size_t from = c->tiles * segment / c->segments * TQ_TILE, to = c->tiles * (segment + 1) / c->segments * TQ_TILE;
+        size_t row = lane * c->rows + begin;
+        float *out = job->out, *maxima = job->maxima, *sums = job->sums;
+        if (segment) {
+            out = c->partials + (segment - 1) * all * (dim + 2);
+            maxima = out + all * dim;
+            sums = maxima + all;
+        }
+        attend_block(job, &d, lane, begin, end, from, to < job->tokens ? to : job->tokens, out + row * dim, maxima + row, sums + row);
+    }
+    tq_aligned_free(memory);
+    return 0;
+}
+
+/* Add what another segment found to a row. */
+static void merge_row(size_t dim, float *out, float *maximum, float *sum, const float *other, float other_maximum, float other_sum) {
+    float highest = fmaxf(*maximum, other_maximum);
+    if (highest == -INFINITY) return;
+    float keep = expf(*maximum - highest), add = expf(other_maximum - highest);
+    for (size_t j = 0; j < dim; j++) out[j] = keep * out[j] + add * other[j];
+    *sum = keep * *sum + add * other_sum;
+    *maximum = highest;
+}
+
+int tq_attend(const tq_attend_job *job) {
+    cut c = cut_job(job);
+    size_t all = job->lanes * c.rows, dim = job->values.side.dim, floats = partial_floats(&c);
+    if (floats && !(c.partials = tq_aligned(floats * sizeof *c.partials))) return -1;
+    int failed = tq_parallel(job->threads, job->lanes * c.blocks * c.segments, 1, work, &c);
+    for (size_t s = 1; !failed && s < c.segments; s++) {
+        const float *out = c.partials + (s - 1) * all * (dim + 2), *maxima = out + all * dim, *sums = maxima + all;
+        for (size_t r = 0; r < all; r++)
+            merge_row(dim, job->out + r * dim, job->maxima + r, job->sums + r, out + r * dim, maxima[r], sums[r]);
+    }
+    tq_aligned_free(c.partials);
+    return failed;
+}
