@@ -42,9 +42,13 @@ typedef struct tq_attend_slots {
     /* *maximum becomes the maximum of itself and TQ_TILE logits, each logit exp(logit - *maximum); returns their sum. With a
      * maximum of -infinity everything is 0. */
     float (*soften)(float *logits, float *maximum);
-    /* sums_j = decay * sums_j + sum_t weights_t * tile_tj. Integer: TQ_TILE weights, rounded to 127ths of the greatest. */
-    void (*weigh_integer)(const int8_t *tile, size_t padded, const float *weights, float decay, float *sums);
-    void (*weigh_float)(const float *tile, size_t padded, size_t tokens, const float *weights, float decay, float *sums);
+    /* bytes_t = weights_t * scales_t of TQ_TILE tokens, none negative, in 127ths of the greatest; returns what a 127th is. */
+    float (*round)(const float *weights, const float *scales, uint8_t *bytes);
+    /* sums_j = decay * sums_j + step * sum_t bytes_t * tile_tj, the inner sum exact in int32. */
+    void (*weigh_integer)(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums);
+    /* sums_j = decay * sums_j + sum_t weights_t * scales_t * tile_tj in float32; the weights are changed. */
+    void (*weigh_float)(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
+                        float *sums);
     /* x_i = exp(x_i) for a multiple of 8 numbers: relative error at most 2e-7 for -87 <= x <= 88, 0 below about -87.34, the value at
      * 88 above; exp(0) = 1. */
     void (*exponentials)(float *x, size_t count);

@@ -14,20 +14,29 @@ static inline __m256i broadcast4(const void *from) {
     return _mm256_set1_epi32(four);
 }
 
+/* Sums of products of unsigned and signed bytes in fours: 2 * 127 * 127 fits in 16 bits, so that nothing saturates. */
+static inline __m256i add_products(__m256i sum, __m256i from_0, __m256i centred) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(from_0, centred), _mm256_set1_epi16(1)));
+}
+
 static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset, const float *scales,
                         float *logits) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i sums[8];
-    for (int v = 0; v < 8; v++) sums[v] = _mm256_setzero_si256();
-    for (size_t q = 0; q < quads; q++, tile += 4 * TQ_TILE) {
-        __m256i four = broadcast4(query + 4 * q);
-        for (int v = 0; v < 8; v++) /* 2 * 127 * 127 fits in 16 bits: nothing saturates */
-            sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(load(tile + 32 * v), four), ones));
-    }
     const __m256 slope_f32x8 = _mm256_set1_ps(slope), offset_f32x8 = _mm256_set1_ps(offset);
-    for (int v = 0; v < 8; v++) {
-        __m256 dot = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[v]), slope_f32x8, offset_f32x8);
-        _mm256_store_ps(logits + 8 * v, _mm256_mul_ps(dot, _mm256_load_ps(scales + 8 * v)));
+    for (int part = 0; part < 2; part++) { /* four sums at a time: with eight, gcc 12 spills */
+        __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+        const uint8_t *from = tile + 128 * part;
+        for (size_t q = 0; q < quads; q++, from += 4 * TQ_TILE) {
+            __m256i four = broadcast4(query + 4 * q);
+            a = add_products(a, load(from), four);
+            b = add_products(b, load(from + 32), four);
+            c = add_products(c, load(from + 64), four);
+            d = add_products(d, load(from + 96), four);
+        }
+        const __m256i sums[4] = {a, b, c, d};
+        for (int v = 0; v < 4; v++) {
+            __m256 dot = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[v]), slope_f32x8, offset_f32x8);
+            _mm256_store_ps(logits + 32 * part + 8 * v, _mm256_mul_ps(dot, _mm256_load_ps(scales + 32 * part + 8 * v)));
+        }
     }
 }
 
@@ -41,8 +50,8 @@ static inline __m256 sum_each(const __m256 x[8]) {
 static void dot_float(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
                       float *logits) {
     for (size_t t = 0; t < tokens; t += 8, tile += 8 * padded) { /* a tile has room for all its tokens */
-        __m256 sums[8];
-        for (int i = 0; i < 8; i++) sums[i] = _mm256_setzero_ps();
+        const __m256 none = _mm256_setzero_ps();
+        __m256 sums[8] = {none, none, none, none, none, none, none, none};
         for (size_t j = 0; j < dim; j += 8) {
             __m256 q = _mm256_load_ps(query + j);
             for (size_t i = 0; i < 8; i++) sums[i] = _mm256_fmadd_ps(q, _mm256_load_ps(tile + i * padded + j), sums[i]);
@@ -107,47 +116,51 @@ static float soften(float *logits, float *maximum) {
     return total(sum);
 }
 
-/* 64 weights in 127ths of the greatest, as bytes in order; returns what a 127th is. */
-static inline float round_weights(const float *weights, uint8_t *bytes) {
-    __m256 high = _mm256_load_ps(weights);
-    for (int v = 1; v < 8; v++) high = _mm256_max_ps(high, _mm256_load_ps(weights + 8 * v));
+/* 64 products of weight and scale in 127ths of the greatest, as bytes in order; returns what a 127th is. */
+static float round_weights(const float *weights, const float *scales, uint8_t *bytes) {
+    __m256 product[8], high = _mm256_setzero_ps();
+    for (int v = 0; v < 8; v++) {
+        product[v] = _mm256_mul_ps(_mm256_load_ps(weights + 8 * v), _mm256_load_ps(scales + 8 * v));
+        high = _mm256_max_ps(product[v], high);
+    }
     float highest = greatest(high), unit = highest > 0 ? 127 / highest : 0;
     if (!(unit <= 3e38f)) unit = highest = 0; /* weights so small that they count for nothing */
     const __m256 unit_f32x8 = _mm256_set1_ps(unit);
     const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0); /* undo the halves of packing */
     for (int v = 0; v < 8; v += 4) {
         __m256i q[4];
-        for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_load_ps(weights + 8 * (v + i)), unit_f32x8));
+        for (int i = 0; i < 4; i++) q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(product[v + i], unit_f32x8));
         __m256i all = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         store(bytes + 8 * v, _mm256_permutevar8x32_epi32(all, order));
     }
     return highest / 127;
 }
 
-static void weigh_integer(const int8_t *tile, size_t padded, const float *weights, float decay, float *sums) {
-    _Alignas(32) uint8_t bytes[TQ_TILE];
-    const __m256 step = _mm256_set1_ps(round_weights(weights, bytes)), keep = _mm256_set1_ps(decay);
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (size_t j = 0; j < padded; j += 64) {
-        __m256i total_i32x8[8];
-        for (int v = 0; v < 8; v++) total_i32x8[v] = _mm256_setzero_si256();
+static void weigh_integer(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
+    const __m256 step_f32x8 = _mm256_set1_ps(step), keep = _mm256_set1_ps(decay);
+    for (size_t j = 0; j < padded; j += 32) {
+        __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
         const uint8_t *from = (const uint8_t *)tile + 4 * j;
         for (int t = 0; t < TQ_TILE; t += 4, from += 4 * padded) {
             __m256i four = broadcast4(bytes + t);
-            for (int v = 0; v < 8; v++)
-                total_i32x8[v] = _mm256_add_epi32(
-                    total_i32x8[v], _mm256_madd_epi16(_mm256_maddubs_epi16(four, load(from + 32 * v)), ones));
+            a = add_products(a, four, load(from));
+            b = add_products(b, four, load(from + 32));
+            c = add_products(c, four, load(from + 64));
+            d = add_products(d, four, load(from + 96));
         }
-        for (size_t v = 0; v < 8; v++) {
-            float *at = sums + j + 8 * v;
-            __m256 old = _mm256_mul_ps(_mm256_load_ps(at), keep);
-            _mm256_store_ps(at, _mm256_fmadd_ps(_mm256_cvtepi32_ps(total_i32x8[v]), step, old));
+        const __m256i totals[4] = {a, b, c, d};
+        for (size_t v = 0; v < 4; v++) {
+            __m256 old = _mm256_mul_ps(_mm256_load_ps(sums + j + 8 * v), keep);
+            _mm256_store_ps(sums + j + 8 * v, _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[v]), step_f32x8, old));
         }
     }
 }
 
-static void weigh_float(const float *tile, size_t padded, size_t tokens, const float *weights, float decay, float *sums) {
+static void weigh_float(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
+                        float *sums) {
     const __m256 keep = _mm256_set1_ps(decay);
+    for (size_t t = 0; t < TQ_TILE; t += 8)
+        _mm256_store_ps(weights + t, _mm256_mul_ps(_mm256_load_ps(weights + t), _mm256_load_ps(scales + t)));
     for (size_t j = 0; j < padded; j += 64) {
         __m256 sum[8];
         for (size_t v = 0; v < 8; v++) sum[v] = _mm256_mul_ps(_mm256_load_ps(sums + j + 8 * v), keep);
@@ -168,6 +181,6 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
 }
 
 void tq_attend_avx2(tq_attend_slots *slots) {
-    *slots = (tq_attend_slots){keys,          values,      dot_integer,  dot_float, cap, soften,
-                               weigh_integer, weigh_float, exponentials, widen};
+    *slots = (tq_attend_slots){keys,          values,        dot_integer, dot_float,    cap,  soften,
+                               round_weights, weigh_integer, weigh_float, exponentials, widen};
 }

@@ -75,22 +75,29 @@ static float soften(float *logits, float *maximum) {
     return sum;
 }
 
-static void weigh_integer(const int8_t *tile, size_t padded, const float *weights, float decay, float *sums) {
-    float highest = 0;
-    int32_t rounded[TQ_TILE];
-    for (size_t t = 0; t < TQ_TILE; t++)
-        if (weights[t] > highest) highest = weights[t];
-    float unit = highest > 0 ? 127 / highest : 0, step = highest / 127;
-    if (!(unit <= 3e38f)) unit = step = 0; /* weights so small that they count for nothing */
-    for (size_t t = 0; t < TQ_TILE; t++) rounded[t] = (int32_t)rintf(weights[t] * unit);
+static float round_weights(const float *weights, const float *scales, uint8_t *bytes) {
+    float products[TQ_TILE], highest = 0;
+    for (size_t t = 0; t < TQ_TILE; t++) {
+        products[t] = weights[t] * scales[t];
+        if (products[t] > highest) highest = products[t];
+    }
+    float unit = highest > 0 ? 127 / highest : 0;
+    if (!(unit <= 3e38f)) unit = highest = 0; /* weights so small that they count for nothing */
+    for (size_t t = 0; t < TQ_TILE; t++) bytes[t] = (uint8_t)rintf(products[t] * unit);
+    return highest / 127;
+}
+
+static void weigh_integer(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
     for (size_t j = 0; j < padded; j++) {
         int32_t sum = 0;
-        for (size_t t = 0; t < TQ_TILE; t++) sum += rounded[t] * tile[(t / 4 * padded + j) * 4 + t % 4];
+        for (size_t t = 0; t < TQ_TILE; t++) sum += bytes[t] * tile[(t / 4 * padded + j) * 4 + t % 4];
         sums[j] = decay * sums[j] + step * (float)sum;
     }
 }
 
-static void weigh_float(const float *tile, size_t padded, size_t tokens, const float *weights, float decay, float *sums) {
+static void weigh_float(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
+                        float *sums) {
+    for (size_t t = 0; t < tokens; t++) weights[t] *= scales[t];
     for (size_t j = 0; j < padded; j++) sums[j] *= decay;
     for (size_t t = 0; t < tokens; t++)
         for (size_t j = 0; j < padded; j++) sums[j] += weights[t] * tile[t * padded + j];
@@ -110,5 +117,5 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
     }
 }
 
-const tq_attend_slots tq_attend_baseline = {keys,         values,        dot_integer,  dot_float,    cap,
-                                            soften,       weigh_integer, weigh_float,  exponentials, widen};
+const tq_attend_slots tq_attend_baseline = {keys,          values,        dot_integer, dot_float,    cap,  soften,
+                                            round_weights, weigh_integer, weigh_float, exponentials, widen};

@@ -15,12 +15,12 @@ typedef struct cut {
 
 /* One thread's memory, all of it in one allocation. */
 typedef struct desk {
-    uint8_t *key_tile, *value_tile, *scratch, *queries;
+    uint8_t *tile, *scratch, *queries, *bytes;
     float *sums, *key_scales, *value_scales, *logits;
 } desk;
 
 typedef struct row_state {
-    float maximum, sum, slope, offset;
+    float maximum, sum, decay, slope, offset, step;
     size_t first, last; /* tokens that it sees, but for the mask */
 } row_state;
 
@@ -46,11 +46,12 @@ static size_t partial_floats(const cut *c) {
     return (c->segments - 1) * c->job->lanes * c->rows * (c->job->values.side.dim + 2);
 }
 
+static size_t greater(size_t a, size_t b) { return a > b ? a : b; }
+
 static size_t desk_bytes(const cut *c) {
     const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
-    size_t widest = keys->padded > values->padded ? keys->padded : values->padded;
-    return tq_attend_tile_bytes(keys) + tq_attend_tile_bytes(values) + 8 * widest + c->block_rows * query_bytes(keys) +
-           (c->block_rows * values->padded + 3 * TQ_TILE) * sizeof(float);
+    return greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values)) + 8 * greater(keys->padded, values->padded) +
+           c->block_rows * (query_bytes(keys) + TQ_TILE) + (c->block_rows * (values->padded + TQ_TILE) + 2 * TQ_TILE) * sizeof(float);
 }
 
 size_t tq_attend_workspace(const tq_attend_job *job) {
@@ -62,11 +63,11 @@ size_t tq_attend_workspace(const tq_attend_job *job) {
 static desk lay_out(const cut *c, uint8_t *memory) {
     const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
     desk d;
-    d.key_tile = memory;
-    d.value_tile = d.key_tile + tq_attend_tile_bytes(keys);
-    d.scratch = d.value_tile + tq_attend_tile_bytes(values);
-    d.queries = d.scratch + 8 * (keys->padded > values->padded ? keys->padded : values->padded);
-    d.sums = (float *)(d.queries + c->block_rows * query_bytes(keys));
+    d.tile = memory;
+    d.scratch = d.tile + greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values));
+    d.queries = d.scratch + 8 * greater(keys->padded, values->padded);
+    d.bytes = d.queries + c->block_rows * query_bytes(keys);
+    d.sums = (float *)(void *)(d.bytes + c->block_rows * TQ_TILE);
     d.key_scales = d.sums + c->block_rows * values->padded;
     d.value_scales = d.key_scales + TQ_TILE;
     d.logits = d.value_scales + TQ_TILE;
@@ -104,14 +105,16 @@ static void fill_scales(const tq_attend_store *store, size_t lane, size_t first,
     memset(to + tokens, 0, (TQ_TILE - tokens) * sizeof *to);
 }
 
-static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, uint8_t *scratch, uint8_t *tile,
-                      int is_key) {
+static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, const desk *d, int is_key) {
     const tq_attend_side *side = &store->side;
     const uint8_t *packed = store->packed + (ptrdiff_t)lane * store->lane_bytes + first * side->row_bytes;
-    if (side->integer && is_key) tq_active.attend.keys(side, packed, tokens, scratch, tile);
-    if (side->integer && !is_key) tq_active.attend.values(side, packed, tokens, scratch, (int8_t *)tile);
-    for (size_t t = 0; !side->integer && t < tokens; t++)
-        tq_active.decode.centroids(side->book, packed + t * side->row_bytes, scratch, (float *)(void *)tile + t * side->padded);
+    if (side->integer && is_key) tq_active.attend.keys(side, packed, tokens, d->scratch, d->tile);
+    if (side->integer && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
+    for (size_t t = 0; !side->integer && t < tokens; t++) {
+        float *row = (float *)(void *)d->tile + t * side->padded;
+        tq_active.decode.centroids(side->book, packed + t * side->row_bytes, d->scratch, row);
+        memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
+    }
 }
 
 /* -infinity where a token of the tile is out of the row's sight or masked. */
@@ -124,27 +127,63 @@ static void hide(const tq_attend_job *job, const row_state *state, size_t query,
         if (!mask[t]) logits[t] = -INFINITY;
 }
 
-static void attend_row(const tq_attend_job *job, const desk *d, row_state *state, size_t row, size_t query, size_t first,
-                       size_t tokens) {
-    const tq_attend_side *keys = &job->keys.side, *values = &job->values.side;
-    const uint8_t *prepared = d->queries + row * query_bytes(keys);
-    float *sums = d->sums + row * values->padded;
+static void score_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
+    const tq_attend_side *keys = &job->keys.side;
+    const uint8_t *query = d->queries + row * query_bytes(keys);
+    float *logits = d->logits + row * TQ_TILE;
     if (keys->integer)
-        tq_active.attend.dot_integer(d->key_tile, keys->dim / 4, (const int8_t *)prepared, state->slope, state->offset,
-                                     d->key_scales, d->logits);
+        tq_active.attend.dot_integer(d->tile, keys->dim / 4, (const int8_t *)query, state->slope, state->offset, d->key_scales,
+                                     logits);
     else
-        tq_active.attend.dot_float((const float *)(void *)d->key_tile, keys->padded, keys->dim, tokens,
-                                   (const float *)(const void *)prepared, d->key_scales, d->logits);
-    if (job->cap > 0) tq_active.attend.cap(d->logits, job->cap);
-    if (job->mask || tokens < TQ_TILE || state->first > first || state->last < first + TQ_TILE)
-        hide(job, state, query, first, tokens, d->logits);
-    float before = state->maximum, sum = tq_active.attend.soften(d->logits, &state->maximum);
-    if (sum == 0) return; /* nothing visible so far */
-    float decay = before == state->maximum ? 1 : expf(before - state->maximum);
-    state->sum = state->sum * decay + sum;
-    for (size_t t = 0; t < TQ_TILE; t++) d->logits[t] *= d->value_scales[t];
-    if (values->integer) tq_active.attend.weigh_integer((const int8_t *)d->value_tile, values->padded, d->logits, decay, sums);
-    else tq_active.attend.weigh_float((const float *)(void *)d->value_tile, values->padded, tokens, d->logits, decay, sums);
+        tq_active.attend.dot_float((const float *)(void *)d->tile, keys->padded, keys->dim, tokens,
+                                   (const float *)(const void *)query, d->key_scales, logits);
+    if (job->cap > 0) tq_active.attend.cap(logits, job->cap);
+}
+
+/* Logits to weights; 0 when all of them are. */
+static int soften_row(const tq_attend_job *job, const desk *d, row_state *state, size_t row) {
+    float *logits = d->logits + row * TQ_TILE;
+    float before = state->maximum, sum = tq_active.attend.soften(logits, &state->maximum);
+    if (sum == 0) return 0;
+    state->decay = before == state->maximum ? 1 : expf(before - state->maximum);
+    state->sum = state->sum * state->decay + sum;
+    if (job->values.side.integer) state->step = tq_active.attend.round(logits, d->value_scales, d->bytes + row * TQ_TILE);
+    return 1;
+}
+
+static void weigh_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
+    const tq_attend_side *values = &job->values.side;
+    float *sums = d->sums + row * values->padded;
+    if (values->integer)
+        tq_active.attend.weigh_integer((const int8_t *)d->tile, values->padded, d->bytes + row * TQ_TILE, state->step,
+                                       state->decay, sums);
+    else
+        tq_active.attend.weigh_float((const float *)(void *)d->tile, values->padded, tokens, d->logits + row * TQ_TILE,
+                                     d->value_scales, state->decay, sums);
+}
+
+/* One tile for all rows, stage by stage: the values' tile takes the place of the keys', so that L1 holds one at a time, and
+ * the long chains of softening overlap from row to row. */
+static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, size_t begin, size_t end, row_state *states,
+                        size_t first, size_t tokens) {
+    size_t seeing[TQ_ATTEND_ROWS], count = 0, weighing = 0;
+    for (size_t r = 0; r < end - begin; r++)
+        if (states[r].first < first + tokens && states[r].last > first) seeing[count++] = r;
+    if (!count) return;
+    fill_tile(&job->keys, lane, first, tokens, d, 1);
+    fill_scales(&job->keys, lane, first, tokens, d->key_scales);
+    fill_scales(&job->values, lane, first, tokens, d->value_scales);
+    for (size_t i = 0; i < count; i++) score_row(job, d, &states[seeing[i]], seeing[i], tokens);
+    for (size_t i = 0; i < count; i++) {
+        size_t r = seeing[i];
+        if (job->mask || tokens < TQ_TILE || states[r].first > first || states[r].last < first + TQ_TILE)
+            hide(job, &states[r], (begin + r) % job->count, first, tokens, d->logits + r * TQ_TILE);
+        seeing[weighing] = r;
+        weighing += (size_t)soften_row(job, d, &states[r], r);
+    }
+    if (!weighing) return;
+    fill_tile(&job->values, lane, first, tokens, d, 0);
+    for (size_t i = 0; i < weighing; i++) weigh_row(job, d, &states[seeing[i]], seeing[i], tokens);
 }
 
 static void write_row(const tq_attend_side *values, const float *sums, float *out) {
@@ -173,23 +212,16 @@ static void attend_block(const tq_attend_job *job, const desk *d, size_t lane, s
             if (low > first) state->first = low;
             state->last = high;
         }
-        if (state->first >= state->last) continue;
+        if (state->first >= state->last) {
+            state->first = state->last = 0; /* it sees no tile */
+            continue;
+        }
         if (state->first < lowest) lowest = state->first;
         if (state->last > highest) highest = state->last;
     }
     memset(d->sums, 0, (end - begin) * values->padded * sizeof *d->sums);
-    for (size_t t = lowest / TQ_TILE * TQ_TILE; t < highest; t += TQ_TILE) {
-        size_t tokens = last - t < TQ_TILE ? last - t : TQ_TILE;
-        fill_tile(&job->keys, lane, t, tokens, d->scratch, d->key_tile, 1);
-        fill_tile(&job->values, lane, t, tokens, d->scratch, d->value_tile, 0);
-        fill_scales(&job->keys, lane, t, tokens, d->key_scales);
-        fill_scales(&job->values, lane, t, tokens, d->value_scales);
-        for (size_t r = begin; r < end; r++) {
-            row_state *state = &states[r - begin];
-            if (state->first < t + tokens && state->last > t && state->first < state->last)
-                attend_row(job, d, state, r - begin, r % job->count, t, tokens);
-        }
-    }
+    for (size_t t = lowest / TQ_TILE * TQ_TILE; t < highest; t += TQ_TILE)
+        attend_tile(job, d, lane, begin, end, states, t, last - t < TQ_TILE ? last - t : TQ_TILE);
     for (size_t r = begin; r < end; r++) {
         write_row(values, d->sums + (r - begin) * values->padded, out + (r - begin) * values->dim);
         maxima[r - begin] = states[r - begin].maximum;
@@ -204,7 +236,7 @@ static int work(void *context, size_t first, size_t last) {
     if (first >= last) return 0;
     uint8_t *memory = tq_aligned(bytes);
     if (!memory) return -1;
-    memset(memory, 0, bytes); /* float tiles end in zeros */
+    memset(memory, 0, bytes); /* so that no number is read that nobody wrote */
     desk d = lay_out(c, memory);
     for (size_t item = first; item < last; item++) {
         size_t segment = item % c->segments, block = item / c->segments % c->blocks, lane = item / c->segments / c->blocks;

@@ -10,46 +10,48 @@ size_t tq_attend_coordinate(size_t bits, size_t position) {
     return quad / phases * 4 * phases + inside * phases + quad % phases;
 }
 
-/* What part of the codes has about this centroid, from its neighbours and the normal density of rotated coordinates. */
-static double share(const tq_codebook *book, size_t code) {
+/* What part of the codes has about each centroid, from its neighbours and the normal density of rotated coordinates. */
+static void shares(const tq_codebook *book, double *share) {
     size_t last = ((size_t)1 << book->bits) - 1;
-    double at = book->centroids[code], below = code ? book->centroids[code - 1] : at, above = book->centroids[code < last ? code + 1 : last];
-    return exp(-0.5 * at * at) * (above - below);
+    for (size_t i = 0; i <= last; i++) {
+        double at = book->centroids[i], below = book->centroids[i ? i - 1 : 0], above = book->centroids[i < last ? i + 1 : last];
+        share[i] = exp(-0.5 * at * at) * (above - below);
+    }
 }
 
-/* Fits base + step * round((centroid - origin) * top / (highest - origin)) to the centroids by weighted least squares (base 0
- * with signs) and returns the squared error. */
-static double fit(const tq_codebook *book, int signs, int top, double *base, double *step) {
+static int nearest(double x) { return (int)(x < 0 ? x - 0.5 : x + 0.5); }
+
+/* Fits base + step * byte to the centroids by weighted least squares (base 0 with signs), the greatest byte being `top`;
+ * returns the squared error. */
+static double fit(const tq_codebook *book, const double *share, int signs, int top, tq_attend_side *side) {
     size_t levels = (size_t)1 << book->bits;
-    double highest = book->centroids[levels - 1], origin = signs ? 0 : book->centroids[0];
+    double origin = signs ? 0 : book->centroids[0], pitch = top / (book->centroids[levels - 1] - origin);
     double w = 0, u = 0, c = 0, uu = 0, uc = 0, cc = 0;
     for (size_t i = 0; i < levels; i++) {
-        double weight = share(book, i), at = book->centroids[i], byte = rint((at - origin) * top / (highest - origin));
+        int byte = nearest((book->centroids[i] - origin) * pitch);
+        double weight = share[i], at = book->centroids[i];
+        side->bytes[i] = (uint8_t)byte;
         w += weight, u += weight * byte, c += weight * at;
         uu += weight * byte * byte, uc += weight * byte * at, cc += weight * at * at;
     }
     if (signs) u = c = 0;
-    *step = (uc - u * c / w) / (uu - u * u / w);
-    *base = (c - *step * u) / w;
-    return cc - c * c / w - *step * (uc - u * c / w);
+    double step = (uc - u * c / w) / (uu - u * u / w);
+    side->step = (float)step;
+    side->base = (float)((c - step * u) / w);
+    return cc - c * c / w - step * (uc - u * c / w);
 }
 
 /* Codebooks are symmetric, so the greatest centroid sets the scale. The greatest byte need not be 127: with few levels,
  * another grid often hits the inner ones better. */
 static void integer_levels(tq_attend_side *side, int signs) {
-    const tq_codebook *book = side->book;
-    size_t levels = (size_t)1 << book->bits;
-    double least = INFINITY, base = 0, step = 1, highest = book->centroids[levels - 1], origin = signs ? 0 : book->centroids[0];
+    double share[16], least = INFINITY;
     int best = 127;
-    for (int top = 64; top <= 127; top++) {
-        double error = fit(book, signs, top, &base, &step);
+    shares(side->book, share);
+    for (int top = 96; top <= 127; top++) {
+        double error = fit(side->book, share, signs, top, side);
         if (error < least) least = error, best = top;
     }
-    fit(book, signs, best, &base, &step);
-    for (size_t i = 0; i < levels; i++) side->bytes[i] = (uint8_t)(int)rint((book->centroids[i] - origin) * best / (highest - origin));
-    for (size_t i = levels; i < 16; i++) side->bytes[i] = side->bytes[0];
-    side->step = (float)step;
-    side->base = (float)base;
+    fit(side->book, share, signs, best, side);
 }
 
 tq_attend_side tq_attend_make_side(const tq_codebook *book, int wanted, int signs) {
