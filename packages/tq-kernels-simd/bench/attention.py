@@ -129,9 +129,7 @@ def measure(cell: Cell, native: ctypes.CDLL, turns: int) -> dict[str, Any]:
         for lane in range(LANES):
             keys, values = (rows[lane].ctypes.data for rows in halves)
             asked, result = flat[lane].ctypes.data, out[lane].ctypes.data
-            assert not native.float16_attention(
-                keys, values, asked, cell.tokens, cell.heads, cell.dim, scale, result
-            )
+            assert not native.float16_attention(keys, values, asked, cell.tokens, cell.heads, cell.dim, scale, result)
 
     def door(how: str) -> Callable[[], np.ndarray]:
         arrays = (packed[0], scales[0], packed[1], scales[1], queries)
@@ -163,7 +161,9 @@ def measure(cell: Cell, native: ctypes.CDLL, turns: int) -> dict[str, Any]:
 def processor() -> str:
     """The processor's name as the system tells it."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def main() -> int:
@@ -184,7 +184,12 @@ def main() -> int:
             print(json.dumps(lines[-1]), flush=True)
     if options.json:
         command = f"TQ_ISA={_simd.level()} uv run --all-packages python packages/tq-kernels-simd/bench/attention.py"
-        result = {"command": f"{command} --json {options.json}", **head, "unit": "CPU ns a token and query head", "cells": lines}
+        result = {
+            "command": f"{command} --json {options.json}",
+            **head,
+            "unit": "CPU ns a token and query head",
+            "cells": lines,
+        }
         (HERE / options.json).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return 0
 

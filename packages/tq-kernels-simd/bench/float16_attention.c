@@ -8,9 +8,19 @@
 
 static inline __m256 half_at(const uint16_t *from) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from)); }
 
+/* Keys two tiles ahead, values one, into L2, a little with each token: the best of the distances, levels and bursts tried. */
+static inline void fetch(const uint16_t *key, const uint16_t *value, size_t numbers) {
+    for (size_t i = 0; i < numbers; i += 32) {
+        _mm_prefetch((const char *)(key + 2 * TQ_TILE * numbers + i), _MM_HINT_T1);
+        _mm_prefetch((const char *)(value + TQ_TILE * numbers + i), _MM_HINT_T1);
+    }
+}
+
 /* Two tokens, four heads. */
-static void dot_four(const uint16_t *keys, size_t dim, const float *query, float *logits) {
-    for (size_t t = 0; t < TQ_TILE; t += 2, keys += 2 * dim) {
+static void dot_four(const uint16_t *keys, const uint16_t *values, size_t dim, const float *query, float *logits) {
+    for (size_t t = 0; t < TQ_TILE; t += 2, keys += 2 * dim, values += 2 * dim) {
+        fetch(keys, values, dim);
+        fetch(keys + dim, values + dim, dim);
         __m256 z = _mm256_setzero_ps(), a0 = z, a1 = z, a2 = z, a3 = z, b0 = z, b1 = z, b2 = z, b3 = z;
         for (size_t j = 0; j < dim; j += 8) {
             __m256 a = half_at(keys + j), b = half_at(keys + dim + j), q = _mm256_load_ps(query + j);
@@ -29,8 +39,9 @@ static void dot_four(const uint16_t *keys, size_t dim, const float *query, float
     }
 }
 
-static void dot_one(const uint16_t *keys, size_t dim, const float *query, float *logits) {
-    for (size_t t = 0; t < TQ_TILE; t += 8, keys += 8 * dim) {
+static void dot_one(const uint16_t *keys, const uint16_t *values, size_t dim, const float *query, float *logits) {
+    for (size_t t = 0; t < TQ_TILE; t += 8, keys += 8 * dim, values += 8 * dim) {
+        for (size_t i = 0; i < 8; i++) fetch(keys + i * dim, values + i * dim, dim);
         __m256 z = _mm256_setzero_ps(), s[8] = {z, z, z, z, z, z, z, z};
         for (size_t j = 0; j < dim; j += 8) {
             __m256 q = _mm256_load_ps(query + j);
@@ -78,10 +89,6 @@ static void weigh_one(const uint16_t *values, size_t dim, const float *weights, 
     }
 }
 
-static void fetch(const uint16_t *from, size_t numbers) {
-    for (size_t i = 0; i < numbers; i += 32) _mm_prefetch((const char *)(from + i), _MM_HINT_T0);
-}
-
 /* out = softmax(scale * queries keys^T) values of one lane; `tokens` a multiple of 64; queries and out (heads, dim), heads <= 64.
  * Returns nonzero without memory. */
 int float16_attention(const uint16_t *keys, const uint16_t *values, const float *queries, size_t tokens, size_t heads, size_t dim,
@@ -94,15 +101,13 @@ int float16_attention(const uint16_t *keys, const uint16_t *values, const float 
     for (size_t t = 0; t < tokens; t += TQ_TILE) {
         const uint16_t *key = keys + t * dim, *value = values + t * dim;
         size_t h = 0;
-        fetch(value, TQ_TILE * dim);
-        for (; h + 4 <= heads; h += 4) dot_four(key, dim, scaled + h * dim, logits + h * TQ_TILE);
-        for (; h < heads; h++) dot_one(key, dim, scaled + h * dim, logits + h * TQ_TILE);
+        for (; h + 4 <= heads; h += 4) dot_four(key, value, dim, scaled + h * dim, logits + h * TQ_TILE);
+        for (; h < heads; h++) dot_one(key, value, dim, scaled + h * dim, logits + h * TQ_TILE);
         for (h = 0; h < heads; h++) {
             float before = maxima[h], sum = soften(logits + h * TQ_TILE, &maxima[h]);
             decay[h] = before == maxima[h] ? 1 : expf(before - maxima[h]);
             totals[h] = totals[h] * decay[h] + sum;
         }
-        if (t + TQ_TILE < tokens) fetch(key + TQ_TILE * dim, TQ_TILE * dim);
         for (h = 0; h + 4 <= heads; h += 4) weigh_four(value, dim, logits + h * TQ_TILE, decay + h, sums + h * dim);
         for (; h < heads; h++) weigh_one(value, dim, logits + h * TQ_TILE, decay[h], sums + h * dim);
     }

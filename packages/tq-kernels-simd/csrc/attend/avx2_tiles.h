@@ -116,7 +116,7 @@ static inline void row_pointers(const tq_attend_side *side, const uint8_t *packe
         size_t row = t + (size_t)i < tokens ? t + (size_t)i : tokens - 1;
         rows[i] = packed + row * side->row_bytes;
         for (size_t line = 0; line < side->row_bytes; line += 64)
-            _mm_prefetch((const char *)(rows[i] + TQ_TILE * side->row_bytes + line), _MM_HINT_T0);
+            _mm_prefetch((const char *)(rows[i] + TQ_TILE * side->row_bytes + line), _MM_HINT_T1);
     }
 }
 

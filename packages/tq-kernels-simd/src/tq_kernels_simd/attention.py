@@ -108,9 +108,7 @@ class PackedAttention:
     def workspace_bytes(self, lanes: int, groups: int, count: int, tokens: int) -> int:
         """Bytes that one call allocates beside its results and the rotated queries: tiles, and partials of threads."""
         shape = (lanes, groups, count, tokens)
-        return _simd.attend_workspace(
-            self._packed_keys, self._packed_values, *shape, self._accuracy, self.threads
-        )
+        return _simd.attend_workspace(self._packed_keys, self._packed_values, *shape, self._accuracy, self.threads)
 
     def attend(
         self,
