@@ -1,12 +1,13 @@
 """CPU nanoseconds a token and query head of attention from packed codes, beside numpy and a float16 kernel in C.
 
 Each cell decodes its own packed keys and values once and gives the same numbers to everybody: batched numpy float32
-(two matrix products and a softmax in place), and bench/float16_attention.c, compiled on demand, with the same tiles. Calls take
-turns; figures are medians of thread CPU time over all lanes; BLAS runs on one thread. `read_float16` and `read_packed` are the
-costs of only reading those caches. Errors are relative to float64 attention over the decoded tokens of one lane: `error`,
-what the arithmetic adds; `quantization`, what the codes cost against the float tokens.
+(two matrix products and a softmax in place), and bench/float16_attention.c, compiled on demand, with the same tiles.
+Calls take turns; figures are medians of thread CPU time over all lanes; BLAS runs on one thread. `read_float16` and
+`read_packed` are the costs of only reading those caches. Errors are relative to float64 attention over the decoded
+tokens of one lane: `error`, what the arithmetic adds; `quantization`, what the codes cost against the float tokens.
 
-Example:  TQ_ISA=avx2 uv run --all-packages python packages/tq-kernels-simd/bench/attention.py --json results/attention_avx2.json
+Example:  TQ_ISA=avx2 uv run --all-packages python packages/tq-kernels-simd/bench/attention.py \\
+              --json results/attention_avx2.json
 """
 
 import argparse
@@ -27,8 +28,8 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"  # read when numpy is imported, hence the late imports
 
 import numpy as np  # noqa: E402
-from tq_core import TurboQuantMSE, VectorCodec  # noqa: E402
 
+from tq_core import TurboQuantMSE, VectorCodec  # noqa: E402
 from tq_kernels_simd import SimdBackend, _simd  # noqa: E402
 from tq_kernels_simd.attention import ACCURACIES, PackedAttention  # noqa: E402
 

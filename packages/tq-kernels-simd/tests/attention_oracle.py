@@ -10,9 +10,10 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from tq_core import TurboQuantMSE, VectorCodec
 from tq_kernels_simd import SimdBackend, _simd
-from tq_kernels_simd.attention import Partial, PackedAttention
+from tq_kernels_simd.attention import PackedAttention, Partial
 
 BACKEND = SimdBackend()
 Arrays = dict[str, np.ndarray]
@@ -37,8 +38,8 @@ class Store(NamedTuple):
 
 
 def make_store(
-    key_dim: int, value_dim: int, bits: tuple[int, int], *, lanes: int = 2, groups: int = 3, count: int = 2, tokens: int = 150,
-    spread: float = 1.0, scale_dtype: Any = np.float32, rotation: str = "hadamard",
+    key_dim: int, value_dim: int, bits: tuple[int, int], *, lanes: int = 2, groups: int = 3, count: int = 2,
+    tokens: int = 150, spread: float = 1.0, scale_dtype: Any = np.float32, rotation: str = "hadamard",
 ) -> Store:  # fmt: skip
     """Random normal tokens, encoded; `spread` is the standard deviation of the logits."""
     rng = np.random.default_rng(key_dim * 1000 + value_dim + tokens)
@@ -235,4 +236,4 @@ def page_ends(accuracy: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     group, accuracy = sys.argv[1:]
-    print(json.dumps({"level": _simd.level(), "errors": globals()[group](accuracy)}))
+    sys.stdout.write(json.dumps({"level": _simd.level(), "errors": globals()[group](accuracy)}))

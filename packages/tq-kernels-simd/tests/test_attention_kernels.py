@@ -5,10 +5,12 @@ import os
 import pickle
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec
 from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch, TurboQuantError
 from tq_kernels_simd import SimdBackend, _simd
@@ -112,7 +114,7 @@ def test_merged_segments_equal_one_segment(store):
     ends = (0, 100, 100, 163, 300)
     parts = [
         door.attend(**cut(arrays, first, last), queries=queries, scale=0.2, limits=limits - first)
-        for first, last in zip(ends[:-1], ends[1:], strict=True)
+        for first, last in pairwise(ends)
     ]
     parts[0] = attend_floats(keys[:, :100], values[:, :100], queries, scale=0.2, limits=limits)  # sinks, say
     merged = merge(parts)
