@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec
-from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch, TurboQuantError
+from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch, TurboQuantError
 from tq_kernels_simd import SimdBackend, _simd
 from tq_kernels_simd.attention import PackedAttention, Partial, attend_floats, merge
 
@@ -211,6 +211,11 @@ BAD = {
         {"queries": np.zeros((3, 2, 3, 64), np.float32)},
         ShapeMismatch,
         "queries must have the shape",
+    ),
+    "queries with NaN": (
+        {"queries": np.full((2, 2, 3, 64), np.nan, np.float32)},
+        NotFinite,
+        "queries must be finite, got nan",
     ),
     "float64 queries": ({"queries": np.zeros((2, 2, 3, 64))}, InvalidDtype, "queries must be float32"),
     "rows of another width": ({"key_packed": np.zeros((2, 300, 31), np.uint8)}, ShapeMismatch, "key_packed"),

@@ -74,10 +74,13 @@ static desk lay_out(const cut *c, uint8_t *memory) {
     return d;
 }
 
+/* The nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves no bits below 1. A call of rintf costs more. */
+static float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
 /* The query as the tiles want it: logits are key scale * (slope * dot + offset). Integer queries are rounded to 127ths of
- * their greatest coordinate; the offset carries the keys' base for exactly the rounded query. */
-static void prepare_query(const tq_attend_side *side, const float *query, float scale, void *to, row_state *state) {
-    float factor = scale / (float)side->dim, highest = 0;
+ * their greatest coordinate; the offset carries the keys' base for exactly the rounded query. `spare` holds dim floats. */
+static void prepare_query(const tq_attend_side *side, const float *query, float scale, float *spare, void *to, row_state *state) {
+    float factor = scale / (float)side->dim, highest = 0, total = 0;
     if (!side->integer) {
         float *row = to;
         for (size_t j = 0; j < side->dim; j++) row[j] = query[j] * factor;
@@ -85,17 +88,18 @@ static void prepare_query(const tq_attend_side *side, const float *query, float 
         return;
     }
     int8_t *row = to;
-    for (size_t j = 0; j < side->dim; j++) highest = fmaxf(highest, fabsf(query[j]));
+    for (size_t j = 0; j < side->dim; j++) highest = fabsf(query[j]) > highest ? fabsf(query[j]) : highest;
     float unit = highest > 0x1p-100f && highest <= 0x1p120f ? 127 / highest : 0;
-    int32_t total = 0;
+    tq_attend_to_positions(side, query, spare);
     for (size_t j = 0; j < side->dim; j++) {
-        row[j] = (int8_t)rintf(query[tq_attend_coordinate(side->book->bits, j)] * unit);
-        total += row[j];
+        float whole = nearest(spare[j] * unit);
+        row[j] = (int8_t)(int32_t)whole;
+        total += whole; /* exact: dim * 127 is below 2^24 */
     }
     memset(row + side->dim, 0, side->padded - side->dim);
     float step = factor * (highest / 127);
     state->slope = step * side->step;
-    state->offset = step * side->base * (float)total;
+    state->offset = step * side->base * total;
 }
 
 static void fill_scales(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, float *to) {
@@ -188,8 +192,8 @@ static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, si
 
 static void write_row(const tq_attend_side *values, const float *sums, float *out) {
     if (!values->integer) memcpy(out, sums, values->dim * sizeof *out);
-    for (size_t j = 0; values->integer && j < values->dim; j++)
-        out[tq_attend_coordinate(values->book->bits, j)] = values->step * sums[j];
+    else tq_attend_to_coordinates(values, sums, out);
+    for (size_t j = 0; values->integer && j < values->dim; j++) out[j] *= values->step;
 }
 
 static size_t clamp(int64_t value, size_t highest) {
@@ -206,7 +210,7 @@ static void attend_block(const tq_attend_job *job, const desk *d, size_t lane, s
         row_state *state = &states[r - begin];
         *state = (row_state){.maximum = -INFINITY, .first = first, .last = last};
         const float *query = job->queries + (lane * job->groups * job->count + r) * keys->dim;
-        prepare_query(keys, query, job->scale, d->queries + (r - begin) * query_bytes(keys), state);
+        prepare_query(keys, query, job->scale, (float *)(void *)d->scratch, d->queries + (r - begin) * query_bytes(keys), state);
         if (job->limits) {
             size_t low = clamp(job->limits[2 * (r % job->count)], last), high = clamp(job->limits[2 * (r % job->count) + 1], last);
             if (low > first) state->first = low;

@@ -4,9 +4,11 @@
 
 #include "hadamard/hadamard.h"
 
+/* Codes in a byte of the lowest plane; 3 bits start with a plane of two. */
+static size_t phases_of(size_t bits) { return bits == 4 ? 2 : bits >= 2 ? 4 : 8; }
+
 size_t tq_attend_coordinate(size_t bits, size_t position) {
-    size_t width = bits == 4 ? 4 : bits >= 2 ? 2 : 1, phases = 8 / width; /* of the lowest plane; 3 bits start with two */
-    size_t quad = position / 4, inside = position % 4;
+    size_t phases = phases_of(bits), quad = position / 4, inside = position % 4;
     return quad / phases * 4 * phases + inside * phases + quad % phases;
 }
 
@@ -61,6 +63,20 @@ tq_attend_side tq_attend_make_side(const tq_codebook *book, int wanted, int sign
     side.integer = wanted && book->bits <= 4 && book->dim % 32 == 0 && book->dim <= TQ_ATTEND_INTEGER_DIM;
     if (side.integer) integer_levels(&side, signs);
     return side;
+}
+
+void tq_attend_to_positions(const tq_attend_side *side, const float *coordinates, float *positions) {
+    size_t phases = phases_of(side->book->bits);
+    for (size_t first = 0; first < side->dim; first += 4 * phases)
+        for (size_t phase = 0; phase < phases; phase++)
+            for (size_t i = 0; i < 4; i++) *positions++ = coordinates[first + i * phases + phase];
+}
+
+void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions, float *coordinates) {
+    size_t phases = phases_of(side->book->bits);
+    for (size_t first = 0; first < side->dim; first += 4 * phases)
+        for (size_t phase = 0; phase < phases; phase++)
+            for (size_t i = 0; i < 4; i++) coordinates[first + i * phases + phase] = *positions++;
 }
 
 size_t tq_attend_tile_bytes(const tq_attend_side *side) {

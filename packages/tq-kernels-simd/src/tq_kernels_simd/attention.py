@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch
+from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_kernels_simd import _simd
@@ -66,7 +66,7 @@ def attend_floats(
     limits: NDArray[np.int64] | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> Partial:
-    """The partial of tokens held as floats, keys and values (lanes, tokens, dim); the rest as `PackedAttention.attend`."""
+    """The partial of tokens held as floats, (lanes, tokens, dim) each; the rest as `PackedAttention.attend`."""
     lanes, groups, count, dim = queries.shape
     logits = (queries.reshape(lanes, groups * count, dim) @ keys.transpose(0, 2, 1)) * np.float32(scale)
     if softcap > 0:
@@ -137,6 +137,8 @@ class PackedAttention:
             raise ShapeMismatch(f"queries must be (lanes, groups, count, {self.keys.dim}), got {queries.shape}")
         if queries.dtype != np.float32:
             raise InvalidDtype(f"queries must be float32, got {queries.dtype}")
+        if not np.isfinite(queries).all():
+            raise NotFinite(f"queries must be finite, got {queries[~np.isfinite(queries)][0]}")
         shape = queries.shape[:3]
         turned = self._turn(self.keys.rotation, queries, inverse=False)
         part = Partial(
