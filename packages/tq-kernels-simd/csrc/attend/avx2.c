@@ -19,7 +19,7 @@ static inline __m256i add_products(__m256i sum, __m256i from_0, __m256i centred)
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(from_0, centred), _mm256_set1_epi16(1)));
 }
 
-static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset, const float *scales,
+static void dot_bytes(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset, const float *scales,
                         float *logits) {
     const __m256 slope_f32x8 = _mm256_set1_ps(slope), offset_f32x8 = _mm256_set1_ps(offset);
     for (int part = 0; part < 2; part++) { /* four sums at a time: with eight, gcc 12 spills */
@@ -35,6 +35,26 @@ static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, 
         const __m256i sums[4] = {a, b, c, d};
         for (int v = 0; v < 4; v++) {
             __m256 dot = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[v]), slope_f32x8, offset_f32x8);
+            _mm256_store_ps(logits + 32 * part + 8 * v, _mm256_mul_ps(dot, _mm256_load_ps(scales + 32 * part + 8 * v)));
+        }
+    }
+}
+
+static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, float slope, const float *scales, float *logits) {
+    const __m256 slope_f32x8 = _mm256_set1_ps(slope);
+    for (int part = 0; part < 2; part++) {
+        __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+        const uint8_t *from = (const uint8_t *)tile + 128 * part;
+        for (size_t p = 0; p < pairs; p++, from += 4 * TQ_TILE) {
+            __m256i two = broadcast4(query + 2 * p);
+            a = _mm256_add_epi32(a, _mm256_madd_epi16(load(from), two));
+            b = _mm256_add_epi32(b, _mm256_madd_epi16(load(from + 32), two));
+            c = _mm256_add_epi32(c, _mm256_madd_epi16(load(from + 64), two));
+            d = _mm256_add_epi32(d, _mm256_madd_epi16(load(from + 96), two));
+        }
+        const __m256i sums[4] = {a, b, c, d};
+        for (int v = 0; v < 4; v++) {
+            __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[v]), slope_f32x8);
             _mm256_store_ps(logits + 32 * part + 8 * v, _mm256_mul_ps(dot, _mm256_load_ps(scales + 32 * part + 8 * v)));
         }
     }
@@ -136,7 +156,7 @@ static float round_weights(const float *weights, const float *scales, uint8_t *b
     return highest / 127;
 }
 
-static void weigh_integer(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
+static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
     const __m256 step_f32x8 = _mm256_set1_ps(step), keep = _mm256_set1_ps(decay);
     for (size_t j = 0; j < padded; j += 32) {
         __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -181,6 +201,7 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
 }
 
 void tq_attend_avx2(tq_attend_slots *slots) {
-    *slots = (tq_attend_slots){keys,          values,        dot_integer, dot_float,    cap,  soften,
-                               round_weights, weigh_integer, weigh_float, exponentials, widen};
+    *slots = (tq_attend_slots){
+        keys, values, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+    };
 }

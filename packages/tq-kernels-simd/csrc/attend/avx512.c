@@ -14,7 +14,7 @@ static inline __m512i broadcast4(const void *from) {
     return _mm512_set1_epi32(four);
 }
 
-static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset, const float *scales,
+static void dot_bytes(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset, const float *scales,
                         float *logits) {
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
     for (size_t q = 0; q < quads; q++, tile += 4 * TQ_TILE) {
@@ -32,7 +32,24 @@ static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, 
     }
 }
 
-static void weigh_integer(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
+static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, float slope, const float *scales, float *logits) {
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (size_t p = 0; p < pairs; p++, tile += 2 * TQ_TILE) {
+        __m512i two = broadcast4(query + 2 * p);
+        a = _mm512_dpwssd_epi32(a, _mm512_load_si512(tile), two);
+        b = _mm512_dpwssd_epi32(b, _mm512_load_si512(tile + 32), two);
+        c = _mm512_dpwssd_epi32(c, _mm512_load_si512(tile + 64), two);
+        d = _mm512_dpwssd_epi32(d, _mm512_load_si512(tile + 96), two);
+    }
+    const __m512i sums[4] = {a, b, c, d};
+    const __m512 slope_f32x16 = _mm512_set1_ps(slope);
+    for (int v = 0; v < 4; v++) {
+        __m512 dot = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), slope_f32x16);
+        _mm512_store_ps(logits + 16 * v, _mm512_mul_ps(dot, _mm512_load_ps(scales + 16 * v)));
+    }
+}
+
+static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
     const __m512 step_f32x16 = _mm512_set1_ps(step), keep = _mm512_set1_ps(decay);
     for (size_t j = 0; j < padded; j += 64) {
         __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
@@ -78,7 +95,8 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
 }
 
 void tq_attend_avx512(tq_attend_slots *slots) {
-    slots->dot_integer = dot_integer;
-    slots->weigh_integer = weigh_integer;
+    slots->dot_bytes = dot_bytes;
+    slots->dot_words = dot_words;
+    slots->weigh_bytes = weigh_bytes;
     slots->weigh_float = weigh_float;
 }

@@ -23,13 +23,21 @@ static void values(const tq_attend_side *side, const uint8_t *packed, size_t tok
     }
 }
 
-static void dot_integer(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset,
+static void dot_bytes(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset,
                         const float *scales, float *logits) {
     int32_t sums[TQ_TILE] = {0};
     for (size_t q = 0; q < quads; q++)
         for (size_t t = 0; t < TQ_TILE; t++)
             for (size_t i = 0; i < 4; i++) sums[t] += tile[(q * TQ_TILE + t) * 4 + i] * query[4 * q + i];
     for (size_t t = 0; t < TQ_TILE; t++) logits[t] = scales[t] * (slope * (float)sums[t] + offset);
+}
+
+static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, float slope, const float *scales, float *logits) {
+    int32_t sums[TQ_TILE] = {0};
+    for (size_t p = 0; p < pairs; p++)
+        for (size_t t = 0; t < TQ_TILE; t++)
+            for (size_t i = 0; i < 2; i++) sums[t] += tile[(p * TQ_TILE + t) * 2 + i] * query[2 * p + i];
+    for (size_t t = 0; t < TQ_TILE; t++) logits[t] = scales[t] * (slope * (float)sums[t]);
 }
 
 static void dot_float(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
@@ -87,7 +95,7 @@ static float round_weights(const float *weights, const float *scales, uint8_t *b
     return highest / 127;
 }
 
-static void weigh_integer(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
+static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums) {
     for (size_t j = 0; j < padded; j++) {
         int32_t sum = 0;
         for (size_t t = 0; t < TQ_TILE; t++) sum += bytes[t] * tile[(t / 4 * padded + j) * 4 + t % 4];
@@ -117,5 +125,6 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
     }
 }
 
-const tq_attend_slots tq_attend_baseline = {keys,          values,        dot_integer, dot_float,    cap,  soften,
-                                            round_weights, weigh_integer, weigh_float, exponentials, widen};
+const tq_attend_slots tq_attend_baseline = {
+    keys, values, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+};

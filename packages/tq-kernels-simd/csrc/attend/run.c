@@ -20,7 +20,8 @@ typedef struct desk {
 } desk;
 
 typedef struct row_state {
-    float maximum, sum, decay, slope, offset, step;
+    float maximum, sum, decay, step;
+    tq_attend_query query;
     size_t first, last; /* tokens that it sees, but for the mask */
 } row_state;
 
@@ -38,10 +39,6 @@ static cut cut_job(const tq_attend_job *job) {
     return c;
 }
 
-static size_t query_bytes(const tq_attend_side *side) {
-    return side->padded * (side->integer ? 1 : sizeof(float));
-}
-
 static size_t partial_floats(const cut *c) {
     return (c->segments - 1) * c->job->lanes * c->rows * (c->job->values.side.dim + 2);
 }
@@ -51,7 +48,7 @@ static size_t greater(size_t a, size_t b) { return a > b ? a : b; }
 static size_t desk_bytes(const cut *c) {
     const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
     return greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values)) + 8 * greater(keys->padded, values->padded) +
-           c->block_rows * (query_bytes(keys) + TQ_TILE) + (c->block_rows * (values->padded + TQ_TILE) + 2 * TQ_TILE) * sizeof(float);
+           c->block_rows * (tq_attend_query_bytes(keys) + TQ_TILE) + (c->block_rows * (values->padded + TQ_TILE) + 2 * TQ_TILE) * sizeof(float);
 }
 
 size_t tq_attend_workspace(const tq_attend_job *job) {
@@ -66,40 +63,12 @@ static desk lay_out(const cut *c, uint8_t *memory) {
     d.tile = memory;
     d.scratch = d.tile + greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values));
     d.queries = d.scratch + 8 * greater(keys->padded, values->padded);
-    d.bytes = d.queries + c->block_rows * query_bytes(keys);
+    d.bytes = d.queries + c->block_rows * tq_attend_query_bytes(keys);
     d.sums = (float *)(void *)(d.bytes + c->block_rows * TQ_TILE);
     d.key_scales = d.sums + c->block_rows * values->padded;
     d.value_scales = d.key_scales + TQ_TILE;
     d.logits = d.value_scales + TQ_TILE;
     return d;
-}
-
-/* The nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves no bits below 1. A call of rintf costs more. */
-static float nearest(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
-
-/* The query as the tiles want it: logits are key scale * (slope * dot + offset). Integer queries are rounded to 127ths of
- * their greatest coordinate; the offset carries the keys' base for exactly the rounded query. `spare` holds dim floats. */
-static void prepare_query(const tq_attend_side *side, const float *query, float scale, float *spare, void *to, row_state *state) {
-    float factor = scale / (float)side->dim, highest = 0, total = 0;
-    if (!side->integer) {
-        float *row = to;
-        for (size_t j = 0; j < side->dim; j++) row[j] = query[j] * factor;
-        memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
-        return;
-    }
-    int8_t *row = to;
-    for (size_t j = 0; j < side->dim; j++) highest = fabsf(query[j]) > highest ? fabsf(query[j]) : highest;
-    float unit = highest > 0x1p-100f && highest <= 0x1p120f ? 127 / highest : 0;
-    tq_attend_to_positions(side, query, spare);
-    for (size_t j = 0; j < side->dim; j++) {
-        float whole = nearest(spare[j] * unit);
-        row[j] = (int8_t)(int32_t)whole;
-        total += whole; /* exact: dim * 127 is below 2^24 */
-    }
-    memset(row + side->dim, 0, side->padded - side->dim);
-    float step = factor * (highest / 127);
-    state->slope = step * side->step;
-    state->offset = step * side->base * total;
 }
 
 static void fill_scales(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, float *to) {
@@ -112,12 +81,22 @@ static void fill_scales(const tq_attend_store *store, size_t lane, size_t first,
 static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, const desk *d, int is_key) {
     const tq_attend_side *side = &store->side;
     const uint8_t *packed = store->packed + (ptrdiff_t)lane * store->lane_bytes + first * side->row_bytes;
-    if (side->integer && is_key) tq_active.attend.keys(side, packed, tokens, d->scratch, d->tile);
-    if (side->integer && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
-    for (size_t t = 0; !side->integer && t < tokens; t++) {
+    if (side->kind == TQ_BYTES && is_key) tq_active.attend.keys(side, packed, tokens, d->scratch, d->tile);
+    if (side->kind == TQ_BYTES && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
+    for (size_t t = 0; side->kind == TQ_FLOATS && t < tokens; t++) {
         float *row = (float *)(void *)d->tile + t * side->padded;
         tq_active.decode.centroids(side->book, packed + t * side->row_bytes, d->scratch, row);
         memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
+    }
+    for (size_t t = 0; side->kind == TQ_WORDS && t < tokens; t += 8) {
+        const uint8_t *codes[8];
+        size_t count = tokens - t < 8 ? tokens - t : 8;
+        for (size_t i = 0; i < count; i++) {
+            const uint8_t *row = packed + (t + i) * side->row_bytes;
+            codes[i] = side->book->bits == 8 ? row : d->scratch + i * side->padded;
+            if (codes[i] != row) tq_active.decode.unpack(row, side->dim, side->book->bits, d->scratch + i * side->padded);
+        }
+        tq_attend_fill_words(side, codes, t, count, (int16_t *)(void *)d->tile);
     }
 }
 
@@ -133,11 +112,14 @@ static void hide(const tq_attend_job *job, const row_state *state, size_t query,
 
 static void score_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
     const tq_attend_side *keys = &job->keys.side;
-    const uint8_t *query = d->queries + row * query_bytes(keys);
+    const uint8_t *query = d->queries + row * tq_attend_query_bytes(keys);
     float *logits = d->logits + row * TQ_TILE;
-    if (keys->integer)
-        tq_active.attend.dot_integer(d->tile, keys->dim / 4, (const int8_t *)query, state->slope, state->offset, d->key_scales,
-                                     logits);
+    if (keys->kind == TQ_BYTES)
+        tq_active.attend.dot_bytes(d->tile, keys->dim / 4, (const int8_t *)query, state->query.slope, state->query.offset,
+                                   d->key_scales, logits);
+    else if (keys->kind == TQ_WORDS)
+        tq_active.attend.dot_words((const int16_t *)(void *)d->tile, (keys->dim + 1) / 2, (const int16_t *)(const void *)query,
+                                   state->query.slope, d->key_scales, logits);
     else
         tq_active.attend.dot_float((const float *)(void *)d->tile, keys->padded, keys->dim, tokens,
                                    (const float *)(const void *)query, d->key_scales, logits);
@@ -151,15 +133,15 @@ static int soften_row(const tq_attend_job *job, const desk *d, row_state *state,
     if (sum == 0) return 0;
     state->decay = before == state->maximum ? 1 : expf(before - state->maximum);
     state->sum = state->sum * state->decay + sum;
-    if (job->values.side.integer) state->step = tq_active.attend.round(logits, d->value_scales, d->bytes + row * TQ_TILE);
+    if (job->values.side.kind == TQ_BYTES) state->step = tq_active.attend.round(logits, d->value_scales, d->bytes + row * TQ_TILE);
     return 1;
 }
 
 static void weigh_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
     const tq_attend_side *values = &job->values.side;
     float *sums = d->sums + row * values->padded;
-    if (values->integer)
-        tq_active.attend.weigh_integer((const int8_t *)d->tile, values->padded, d->bytes + row * TQ_TILE, state->step,
+    if (values->kind == TQ_BYTES)
+        tq_active.attend.weigh_bytes((const int8_t *)d->tile, values->padded, d->bytes + row * TQ_TILE, state->step,
                                        state->decay, sums);
     else
         tq_active.attend.weigh_float((const float *)(void *)d->tile, values->padded, tokens, d->logits + row * TQ_TILE,
@@ -191,9 +173,9 @@ static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, si
 }
 
 static void write_row(const tq_attend_side *values, const float *sums, float *out) {
-    if (!values->integer) memcpy(out, sums, values->dim * sizeof *out);
+    if (values->kind == TQ_FLOATS) memcpy(out, sums, values->dim * sizeof *out);
     else tq_attend_to_coordinates(values, sums, out);
-    for (size_t j = 0; values->integer && j < values->dim; j++) out[j] *= values->step;
+    for (size_t j = 0; values->kind == TQ_BYTES && j < values->dim; j++) out[j] *= values->step;
 }
 
 static size_t clamp(int64_t value, size_t highest) {
@@ -210,7 +192,8 @@ static void attend_block(const tq_attend_job *job, const desk *d, size_t lane, s
         row_state *state = &states[r - begin];
         *state = (row_state){.maximum = -INFINITY, .first = first, .last = last};
         const float *query = job->queries + (lane * job->groups * job->count + r) * keys->dim;
-        prepare_query(keys, query, job->scale, (float *)(void *)d->scratch, d->queries + (r - begin) * query_bytes(keys), state);
+        state->query = tq_attend_prepare(keys, query, job->scale, (float *)(void *)d->scratch,
+                                         d->queries + (r - begin) * tq_attend_query_bytes(keys));
         if (job->limits) {
             size_t low = clamp(job->limits[2 * (r % job->count)], last), high = clamp(job->limits[2 * (r % job->count) + 1], last);
             if (low > first) state->first = low;

@@ -1,6 +1,7 @@
 #include "attend/side.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "hadamard/hadamard.h"
 
@@ -45,7 +46,7 @@ static double fit(const tq_codebook *book, const double *share, int signs, int t
 
 /* Codebooks are symmetric, so the greatest centroid sets the scale. The greatest byte need not be 127: with few levels,
  * another grid often hits the inner ones better. */
-static void integer_levels(tq_attend_side *side, int signs) {
+static void byte_levels(tq_attend_side *side, int signs) {
     double share[16], least = INFINITY;
     int best = 127;
     shares(side->book, share);
@@ -56,12 +57,24 @@ static void integer_levels(tq_attend_side *side, int signs) {
     fit(side->book, share, signs, best, side);
 }
 
-tq_attend_side tq_attend_make_side(const tq_codebook *book, int wanted, int signs) {
+static void word_levels(tq_attend_side *side) {
+    size_t levels = (size_t)1 << side->book->bits;
+    double step = side->book->centroids[levels - 1] / TQ_ATTEND_GREATEST_WORD;
+    for (size_t i = 0; i < levels; i++) side->words[i] = (int16_t)nearest(side->book->centroids[i] / step);
+    side->step = (float)step;
+}
+
+tq_attend_side tq_attend_make_side(const tq_codebook *book, int integer, int is_value) {
     tq_attend_side side = {.book = book, .dim = book->dim, .step = 1};
     side.padded = TQ_PADDED(book->dim);
     side.row_bytes = tq_row_bytes(book->dim, book->bits);
-    side.integer = wanted && book->bits <= 4 && book->dim % 32 == 0 && book->dim <= TQ_ATTEND_INTEGER_DIM;
-    if (side.integer) integer_levels(&side, signs);
+    if (integer && book->bits <= 4 && book->dim % 32 == 0 && book->dim <= TQ_ATTEND_BYTES_DIM) {
+        side.kind = TQ_BYTES;
+        byte_levels(&side, is_value);
+    } else if (integer && book->bits > 4 && book->dim <= TQ_ATTEND_WORDS_DIM && !is_value) {
+        side.kind = TQ_WORDS;
+        word_levels(&side);
+    }
     return side;
 }
 
@@ -80,5 +93,66 @@ void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions
 }
 
 size_t tq_attend_tile_bytes(const tq_attend_side *side) {
-    return TQ_TILE * side->padded * (side->integer ? 1 : sizeof(float));
+    static const size_t sizes[] = {[TQ_FLOATS] = sizeof(float), [TQ_BYTES] = 1, [TQ_WORDS] = sizeof(int16_t)};
+    return TQ_TILE * side->padded * sizes[side->kind];
+}
+
+size_t tq_attend_query_bytes(const tq_attend_side *side) { return tq_attend_tile_bytes(side) / TQ_TILE; }
+
+void tq_attend_fill_words(const tq_attend_side *side, const uint8_t *const codes[8], size_t first, size_t count, int16_t *tile) {
+    for (size_t j = 0; j + 2 <= side->dim; j += 2) {
+        int16_t *to = tile + (j * TQ_TILE / 2 + first) * 2;
+        for (size_t t = 0; t < count; t++) { /* one store of both: with two, stores would be what takes the time */
+            int16_t pair[2] = {side->words[codes[t][j]], side->words[codes[t][j + 1]]};
+            memcpy(to + 2 * t, pair, sizeof pair);
+        }
+    }
+    int16_t *last = tile + (side->dim / 2 * TQ_TILE + first) * 2;
+    for (size_t t = 0; side->dim % 2 && t < count; t++) {
+        last[2 * t] = side->words[codes[t][side->dim - 1]];
+        last[2 * t + 1] = 0;
+    }
+}
+
+/* The nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves no bits below 1. A call of rintf costs more. */
+static float whole(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
+static tq_attend_query prepare_bytes(const tq_attend_side *side, const float *query, float factor, float *spare, int8_t *row) {
+    float highest = 0, total = 0;
+    for (size_t j = 0; j < side->dim; j++) highest = fabsf(query[j]) > highest ? fabsf(query[j]) : highest;
+    float unit = highest > 0x1p-100f && highest <= 0x1p120f ? 127 / highest : 0;
+    tq_attend_to_positions(side, query, spare);
+    for (size_t j = 0; j < side->dim; j++) {
+        float byte = whole(spare[j] * unit);
+        row[j] = (int8_t)(int32_t)byte;
+        total += byte; /* exact: dim * 127 is below 2^24 */
+    }
+    float step = factor * (highest / 127);
+    return (tq_attend_query){step * side->step, step * side->base * total}; /* the base counts for the query as rounded */
+}
+
+/* As fine as int32 sums allow: sum |query| * the greatest word stays below 2^31, rounding (half a unit for each) included. */
+static tq_attend_query prepare_words(const tq_attend_side *side, const float *query, float factor, int16_t *row) {
+    float highest = 0, total = 0;
+    for (size_t j = 0; j < side->dim; j++) {
+        highest = fabsf(query[j]) > highest ? fabsf(query[j]) : highest;
+        total += fabsf(query[j]);
+    }
+    if (!(highest > 0x1p-100f && total <= 0x1p120f)) {
+        for (size_t j = 0; j < side->dim; j++) row[j] = 0;
+        return (tq_attend_query){0, 0};
+    }
+    float unit = (0x1p31f - 0x1p26f) / TQ_ATTEND_GREATEST_WORD / total;
+    if (unit > 32767 / highest) unit = 32767 / highest;
+    for (size_t j = 0; j < side->dim; j++) row[j] = (int16_t)(int32_t)whole(query[j] * unit);
+    return (tq_attend_query){factor * side->step / unit, 0};
+}
+
+tq_attend_query tq_attend_prepare(const tq_attend_side *side, const float *query, float scale, float *spare, void *to) {
+    float factor = scale / (float)side->dim, *row = to;
+    memset(to, 0, tq_attend_query_bytes(side));
+    if (side->kind == TQ_BYTES) return prepare_bytes(side, query, factor, spare, to);
+    if (side->kind == TQ_WORDS) return prepare_words(side, query, factor, to);
+    for (size_t j = 0; j < side->dim; j++) row[j] = query[j] * factor;
+    return (tq_attend_query){1, 0};
 }

@@ -4,13 +4,28 @@
 
 #include "attend/attend.h"
 
-/* The greatest dim of integer tiles: 127 * 127 * 65536 is below 2^31. */
-#define TQ_ATTEND_INTEGER_DIM 65536
+/* The greatest dims of the kinds: 127 * 127 * 65536 is below 2^31; a query against 4096 words keeps 6 bits on average. */
+#define TQ_ATTEND_BYTES_DIM 65536
+#define TQ_ATTEND_WORDS_DIM 4096
+#define TQ_ATTEND_GREATEST_WORD 8191
 
-/* `signs`: values, whose bytes are centred on 0; keys start at 0. `wanted`: integer tiles where the side allows them. */
-tq_attend_side tq_attend_make_side(const tq_codebook *book, int wanted, int signs);
+/* `integer`: bytes or words where the side allows them. Values have bytes centred on 0, and no words. */
+tq_attend_side tq_attend_make_side(const tq_codebook *book, int integer, int is_value);
 
-/* An integer side's numbers from the order of coordinates to that of positions, and back; dim floats each, no overlap. */
+/* Tokens first..first+count-1 of a tile of words, count <= 8, from their codes, one row of dim bytes each. */
+void tq_attend_fill_words(const tq_attend_side *side, const uint8_t *const codes[8], size_t first, size_t count, int16_t *tile);
+
+/* What a row's logits are made of: key scale * (slope * dot + offset) with the prepared query. */
+typedef struct tq_attend_query {
+    float slope, offset;
+} tq_attend_query;
+
+/* The query as the tiles want it: a permutation of bytes, words, or floats that hold scale / dim already. `spare` has room for
+ * dim floats, `to` for tq_attend_query_bytes, and ends in zeros. */
+tq_attend_query tq_attend_prepare(const tq_attend_side *side, const float *query, float scale, float *spare, void *to);
+size_t tq_attend_query_bytes(const tq_attend_side *side);
+
+/* A side of bytes: its numbers from the order of coordinates to that of positions, and back; dim floats each, no overlap. */
 void tq_attend_to_positions(const tq_attend_side *side, const float *coordinates, float *positions);
 void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions, float *coordinates);
 
