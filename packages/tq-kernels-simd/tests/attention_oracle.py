@@ -162,6 +162,12 @@ def spreads(accuracy: str) -> dict[str, float]:
     }
 
 
+def peaks(accuracy: str) -> dict[str, float]:
+    """Logits that spread so far that few tokens, or one, take most of the weight."""
+    stores = {spread: make_store(128, 128, (4, 4), tokens=1000, spread=spread) for spread in (3.0, 10.0)}
+    return {str(spread): error_of(store, accuracy) for spread, store in stores.items()}
+
+
 def forms(accuracy: str) -> dict[str, float]:
     """Float16 scales, a dense rotation, threads over lanes, over blocks and over tokens."""
     long = make_store(64, 64, (4, 4), lanes=1, groups=1, count=1, tokens=4000)

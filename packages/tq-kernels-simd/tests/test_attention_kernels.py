@@ -43,6 +43,13 @@ def test_attention_stays_within_its_bound_of_float64(level, group, accuracy):
     assert errors[worst] <= bound, f"{worst}: {errors[worst]}"
 
 
+@pytest.mark.parametrize(("accuracy", "bound"), [("exact", 1e-4), ("integer", 6e-2)])
+@pytest.mark.parametrize("level", LEVELS)
+def test_peaked_attention_stays_within_its_wider_bound(level, accuracy, bound):
+    errors = errors_of(level, "peaks", accuracy)
+    assert max(errors.values()) <= bound, errors
+
+
 @pytest.mark.parametrize("accuracy", ["exact", "mixed"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_length_stays_within_its_bound_of_float64(level, accuracy):
@@ -65,9 +72,10 @@ def test_exp_is_within_its_bound_over_the_whole_range(level):
 @pytest.mark.parametrize("accuracy", ["exact", "mixed", "integer"])
 def test_levels_agree_beyond_the_bound_of_either(accuracy):
     # integer sums are exact, so that levels differ by float32 rounding and by weights that round to the neighbour
-    cases = [errors_of(level, "spreads", accuracy) for level in LEVELS]
-    for case in cases[1:]:
-        assert case == pytest.approx(cases[0], rel=0.02, abs=2e-6)
+    for group in ("spreads", "every_width"):
+        cases = [errors_of(level, group, accuracy) for level in LEVELS]
+        for case in cases[1:]:
+            assert case == pytest.approx(cases[0], rel=0.02, abs=2e-6)
 
 
 BACKEND = SimdBackend()
@@ -186,8 +194,8 @@ def test_the_workspace_is_tiles_and_does_not_grow_with_tokens(store):
     door = store[0]
     one = door.workspace_bytes(8, 4, 1, 1000)
     assert one == door.workspace_bytes(8, 4, 1, 1_000_000)
-    # a float tile of 64 tokens, unpacking, 4 queries, their bytes, sums and logits, and scales of a tile
-    assert one == 64 * 64 * 4 + 8 * 64 + 4 * (64 * 4 + 64) + (4 * (64 + 64) + 2 * 64) * 4
+    # a float tile of 64 tokens, two kinds of scratch, 4 queries, their bytes, sums and logits, and scales of a tile
+    assert one == 64 * 64 * 4 + 16 * 64 + 4 * (64 * 4 + 64) + (4 * (64 + 64) + 2 * 64) * 4
     threads = PackedAttention(door.keys, door.values, BACKEND, accuracy="integer", threads=2)
     partials = 4 * (32 + 2) * 4  # one lane on two threads: the second segment's sums
     assert threads.workspace_bytes(1, 4, 1, 10_000) - partials == 2 * threads.workspace_bytes(1, 4, 1, 64)

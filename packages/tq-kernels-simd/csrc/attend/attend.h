@@ -26,15 +26,19 @@ typedef struct tq_attend_side {
     size_t dim, padded, row_bytes;
     int kind;
     uint8_t bytes[16];  /* of each code; two's complement for values */
-    int16_t words[256]; /* of each code */
+    int16_t words[256]; /* of each code: +-(starts[m >> shift] + slopes[m >> shift] * (m mod 2^shift)), m counted from 0 outwards */
+    int16_t starts[16], slopes[16];
+    int shift;
     float step, base;
 } tq_attend_side;
 
 typedef struct tq_attend_slots {
     /* Tiles of bytes of rows 0..tokens-1, 1 <= tokens <= TQ_TILE; what the tile holds beyond them is not prescribed.
-     * `scratch` has 8 * padded bytes. */
+     * `scratch` has 8 * padded bytes, everywhere. */
     void (*keys)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch, uint8_t *tile);
     void (*values)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch, int8_t *tile);
+    /* Tokens first..first+7 of a tile of words from their codes, a row of dim bytes each, at any alignment. */
+    void (*words)(const tq_attend_side *side, const uint8_t *const codes[8], size_t first, uint8_t *scratch, int16_t *tile);
     /* logits[t] = scales[t] * (slope * sum_j tile_tj * query_j + offset), the sum exact in int32; all TQ_TILE tokens. */
     void (*dot_bytes)(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset,
                         const float *scales, float *logits);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "attend/avx2_tiles.h"
+#include "attend/avx2_words.h"
 #include "attend/exponential.h"
 #include "levels.h"
 
@@ -202,6 +203,6 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
 
 void tq_attend_avx2(tq_attend_slots *slots) {
     *slots = (tq_attend_slots){
-        keys, values, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+        keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
     };
 }

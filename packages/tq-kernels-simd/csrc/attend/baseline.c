@@ -23,6 +23,22 @@ static void values(const tq_attend_side *side, const uint8_t *packed, size_t tok
     }
 }
 
+static void words(const tq_attend_side *side, const uint8_t *const codes[8], size_t first, uint8_t *scratch, int16_t *tile) {
+    (void)scratch;
+    for (size_t j = 0; j + 2 <= side->dim; j += 2) {
+        int16_t *to = tile + (j * TQ_TILE / 2 + first) * 2;
+        for (size_t t = 0; t < 8; t++) { /* one store of both: with two, stores would be what takes the time */
+            int16_t pair[2] = {side->words[codes[t][j]], side->words[codes[t][j + 1]]};
+            memcpy(to + 2 * t, pair, sizeof pair);
+        }
+    }
+    int16_t *last = tile + (side->dim / 2 * TQ_TILE + first) * 2;
+    for (size_t t = 0; side->dim % 2 && t < 8; t++) {
+        last[2 * t] = side->words[codes[t][side->dim - 1]];
+        last[2 * t + 1] = 0;
+    }
+}
+
 static void dot_bytes(const uint8_t *tile, size_t quads, const int8_t *query, float slope, float offset,
                         const float *scales, float *logits) {
     int32_t sums[TQ_TILE] = {0};
@@ -126,5 +142,5 @@ static void widen(const uint16_t *halves, size_t count, float *out) {
 }
 
 const tq_attend_slots tq_attend_baseline = {
-    keys, values, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+    keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
 };

@@ -15,7 +15,7 @@ typedef struct cut {
 
 /* One thread's memory, all of it in one allocation. */
 typedef struct desk {
-    uint8_t *tile, *scratch, *queries, *bytes;
+    uint8_t *tile, *scratch, *codes, *queries, *bytes;
     float *sums, *key_scales, *value_scales, *logits;
 } desk;
 
@@ -47,7 +47,7 @@ static size_t greater(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t desk_bytes(const cut *c) {
     const tq_attend_side *keys = &c->job->keys.side, *values = &c->job->values.side;
-    return greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values)) + 8 * greater(keys->padded, values->padded) +
+    return greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values)) + 16 * greater(keys->padded, values->padded) +
            c->block_rows * (tq_attend_query_bytes(keys) + TQ_TILE) + (c->block_rows * (values->padded + TQ_TILE) + 2 * TQ_TILE) * sizeof(float);
 }
 
@@ -62,7 +62,8 @@ static desk lay_out(const cut *c, uint8_t *memory) {
     desk d;
     d.tile = memory;
     d.scratch = d.tile + greater(tq_attend_tile_bytes(keys), tq_attend_tile_bytes(values));
-    d.queries = d.scratch + 8 * greater(keys->padded, values->padded);
+    d.codes = d.scratch + 8 * greater(keys->padded, values->padded);
+    d.queries = d.codes + 8 * greater(keys->padded, values->padded);
     d.bytes = d.queries + c->block_rows * tq_attend_query_bytes(keys);
     d.sums = (float *)(void *)(d.bytes + c->block_rows * TQ_TILE);
     d.key_scales = d.sums + c->block_rows * values->padded;
@@ -90,13 +91,12 @@ static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, s
     }
     for (size_t t = 0; side->kind == TQ_WORDS && t < tokens; t += 8) {
         const uint8_t *codes[8];
-        size_t count = tokens - t < 8 ? tokens - t : 8;
-        for (size_t i = 0; i < count; i++) {
-            const uint8_t *row = packed + (t + i) * side->row_bytes;
-            codes[i] = side->book->bits == 8 ? row : d->scratch + i * side->padded;
-            if (codes[i] != row) tq_active.decode.unpack(row, side->dim, side->book->bits, d->scratch + i * side->padded);
+        for (size_t i = 0; i < 8; i++) { /* the last token stands in for those behind it */
+            const uint8_t *row = packed + (t + i < tokens ? t + i : tokens - 1) * side->row_bytes;
+            codes[i] = side->book->bits == 8 ? row : d->codes + i * side->padded;
+            if (codes[i] != row) tq_active.decode.unpack(row, side->dim, side->book->bits, d->codes + i * side->padded);
         }
-        tq_attend_fill_words(side, codes, t, count, (int16_t *)(void *)d->tile);
+        tq_active.attend.words(side, codes, t, d->scratch, (int16_t *)(void *)d->tile);
     }
 }
 

@@ -12,9 +12,6 @@
 /* `integer`: bytes or words where the side allows them. Values have bytes centred on 0, and no words. */
 tq_attend_side tq_attend_make_side(const tq_codebook *book, int integer, int is_value);
 
-/* Tokens first..first+count-1 of a tile of words, count <= 8, from their codes, one row of dim bytes each. */
-void tq_attend_fill_words(const tq_attend_side *side, const uint8_t *const codes[8], size_t first, size_t count, int16_t *tile);
-
 /* What a row's logits are made of: key scale * (slope * dot + offset) with the prepared query. */
 typedef struct tq_attend_query {
     float slope, offset;
