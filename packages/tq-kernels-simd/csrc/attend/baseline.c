@@ -49,11 +49,11 @@ static void dot_bytes(const uint8_t *tile, size_t quads, const int8_t *query, fl
 }
 
 static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, float slope, const float *scales, float *logits) {
-    int32_t sums[TQ_TILE] = {0};
+    uint32_t sums[TQ_TILE] = {0}; /* unsigned: tokens that nobody filled hold anything, and their sums may wrap */
     for (size_t p = 0; p < pairs; p++)
         for (size_t t = 0; t < TQ_TILE; t++)
-            for (size_t i = 0; i < 2; i++) sums[t] += tile[(p * TQ_TILE + t) * 2 + i] * query[2 * p + i];
-    for (size_t t = 0; t < TQ_TILE; t++) logits[t] = scales[t] * (slope * (float)sums[t]);
+            for (size_t i = 0; i < 2; i++) sums[t] += (uint32_t)(tile[(p * TQ_TILE + t) * 2 + i] * query[2 * p + i]);
+    for (size_t t = 0; t < TQ_TILE; t++) logits[t] = scales[t] * (slope * (float)(int32_t)sums[t]);
 }
 
 static void dot_float(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
