@@ -1,3 +1,4 @@
+#include <limits.h>
 #include <math.h>
 
 #include "args.h"
@@ -164,7 +165,7 @@ PyObject *tq_call_attend_workspace(PyObject *module, PyObject *const *args, Py_s
     if (tq_count("attend_workspace", count, 8) || settings(args, args[6], args[7], &job)) return NULL;
     for (int i = 0; i < 4; i++) {
         long size;
-        if (tq_integer(args[2 + i], names[i], 0, i == 3 ? 1L << 40 : 1L << 20, &size)) return NULL;
+        if (tq_integer(args[2 + i], names[i], 0, i == 3 ? LONG_MAX : 1L << 20, &size)) return NULL;
         *sizes[i] = (size_t)size;
     }
     return PyLong_FromSize_t(tq_attend_workspace(&job));
