@@ -9,11 +9,13 @@
 static inline __m256 half_at(const uint16_t *from) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)from)); }
 
 /* Keys two tiles ahead, values one, into L2, a little with each token: the best of the distances, levels and bursts tried. */
-static inline void fetch(const uint16_t *key, const uint16_t *value, size_t numbers) {
-    for (size_t i = 0; i < numbers; i += 32) {
-        _mm_prefetch((const char *)(key + 2 * TQ_TILE * numbers + i), _MM_HINT_T1);
-        _mm_prefetch((const char *)(value + TQ_TILE * numbers + i), _MM_HINT_T1);
-    }
+static inline void fetch_at(const uint16_t *key, const uint16_t *value, size_t dim) {
+    _mm_prefetch((const char *)(key + 2 * TQ_TILE * dim), _MM_HINT_T1);
+    _mm_prefetch((const char *)(value + TQ_TILE * dim), _MM_HINT_T1);
+}
+
+static inline void fetch(const uint16_t *key, const uint16_t *value, size_t dim) {
+    for (size_t i = 0; i < dim; i += 32) fetch_at(key + i, value + i, dim);
 }
 
 /* Two tokens, four heads. */
@@ -41,10 +43,10 @@ static void dot_four(const uint16_t *keys, const uint16_t *values, size_t dim, c
 
 static void dot_one(const uint16_t *keys, const uint16_t *values, size_t dim, const float *query, float *logits) {
     for (size_t t = 0; t < TQ_TILE; t += 8, keys += 8 * dim, values += 8 * dim) {
-        for (size_t i = 0; i < 8; i++) fetch(keys + i * dim, values + i * dim, dim);
         __m256 z = _mm256_setzero_ps(), s[8] = {z, z, z, z, z, z, z, z};
         for (size_t j = 0; j < dim; j += 8) {
             __m256 q = _mm256_load_ps(query + j);
+            fetch_at(keys + 8 * j, values + 8 * j, dim), fetch_at(keys + 8 * j + 32, values + 8 * j + 32, dim);
             for (size_t i = 0; i < 8; i++) s[i] = _mm256_fmadd_ps(half_at(keys + i * dim + j), q, s[i]);
         }
         _mm256_store_ps(logits + t, sum_each(s));
