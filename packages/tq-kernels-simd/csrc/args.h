@@ -9,7 +9,7 @@
 #include "plan.h"
 #include "table.h"
 
-#define TQ_MAX_BUFFERS 8
+#define TQ_MAX_BUFFERS 12
 enum { TQ_ANY = -1 }; /* a size that is not prescribed */
 
 typedef struct tq_arguments {
@@ -29,6 +29,9 @@ void tq_release(tq_arguments *arguments);
 /* The checked plan inside a capsule made by `_simd.plan`. */
 const tq_plan *tq_plan_argument(PyObject *object);
 
+/* Set the error `name` of tq_core.errors; takes over the message. */
+void tq_raise(const char *name, PyObject *message);
+
 int tq_integer(PyObject *object, const char *name, long low, long high, long *value);
 int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected);
 /* The format of a checked buffer, native byte order assumed: 'f', 'e', 'd', ... */
@@ -43,5 +46,8 @@ PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t cou
 PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_decode(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_attend(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_attend_workspace(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_attend_exp(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -4,6 +4,7 @@
 #ifndef TQ_TABLE_H
 #define TQ_TABLE_H
 
+#include "attend/attend.h"
 #include "decode/decode.h"
 #include "encode/encode.h"
 #include "hadamard/hadamard.h"
@@ -17,6 +18,7 @@ typedef struct tq_table {
     tq_decode_slots decode;
     tq_score_slots score;
     tq_sketch_slots sketch;
+    tq_attend_slots attend;
 } tq_table;
 
 #endif

@@ -25,3 +25,34 @@ def scores(
     threads: int,
     /,
 ) -> None: ...
+def attend(
+    key_plan: object,
+    value_plan: object,
+    key_packed: NDArray[Any],
+    key_scales: NDArray[Any],
+    value_packed: NDArray[Any],
+    value_scales: NDArray[Any],
+    queries: NDArray[Any],
+    out: NDArray[Any],
+    maxima: NDArray[Any],
+    sums: NDArray[Any],
+    limits: NDArray[Any] | None,
+    mask: NDArray[Any] | None,
+    scale: float,
+    softcap: float,
+    accuracy: int,
+    threads: int,
+    /,
+) -> None: ...
+def attend_workspace(
+    key_plan: object,
+    value_plan: object,
+    lanes: int,
+    groups: int,
+    count: int,
+    tokens: int,
+    accuracy: int,
+    threads: int,
+    /,
+) -> int: ...
+def attend_exp(x: NDArray[Any], /) -> None: ...
