@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "args.h"
+#include "seeded_fault.h"
 #include "select.h"
 
 static PyObject *levels(PyObject *module, PyObject *none) {
@@ -46,7 +47,12 @@ static PyObject *joined(PyObject *left, const char *right) {
 static int execute(PyObject *module) {
     (void)module;
     const char *cap = getenv("TQ_ISA");
-    if (tq_select(cap && *cap ? cap : NULL, &tq_active) >= 0) return 0;
+    if (tq_select(cap && *cap ? cap : NULL, &tq_active) >= 0) {
+#ifdef TQ_SEED_FAULT
+        tq_seed_faults(&tq_active);
+#endif
+        return 0;
+    }
     PyObject *names = PyUnicode_FromString(tq_levels[0].name);
     for (size_t i = 1; names && i < tq_level_count; i++)
         names = joined(names, tq_levels[i].name);
