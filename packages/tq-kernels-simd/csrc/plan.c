@@ -82,8 +82,9 @@ static const char *numbers(const header *h, size_t bytes) {
     if (h->bytes != (int64_t)bytes) return "the plan does not have the length that it states";
     if (!in_range(h->dim, 2, MAX_DIM) || !in_range(h->rounds, 0, 8) || !is_order(h->dim, h->order))
         return "dim, rounds or order of the plan are out of range";
-    if (!in_range(h->bits, 0, 8) || !in_range(h->rule, TQ_PLAIN, TQ_UNBIASED) || !in_range(h->candidates, 0, 65))
-        return "bits, rule or candidates of the plan are out of range";
+    if (!in_range(h->bits, 0, 8) || !in_range(h->rule, TQ_PLAIN, TQ_UNBIASED) || !in_range(h->candidates, 0, 65) ||
+        !in_range(h->strict, 0, 1))
+        return "bits, rule, strict or candidates of the plan are out of range";
     if (!in_range(h->sketch, TQ_NO_SKETCH, TQ_HADAMARD) || !in_range(h->projections, 0, MAX_DIM))
         return "the sketch of the plan is out of range";
     if (h->sketch != TQ_NO_SKETCH && !h->projections) return "a sketch has projections";
@@ -153,7 +154,7 @@ const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes) {
     if (fault) return fault;
     reader in = {buffer, bytes, NULL};
     plan->rule = (int)h.rule;
-    plan->strict = h.strict != 0;
+    plan->strict = (int)h.strict;
     plan->candidates = (size_t)h.candidates;
     if (h.rounds) rotation(&in, &plan->rotation, &h, h.signs, h.permutations);
     plan->rotation.dim = (size_t)h.dim;
