@@ -1,9 +1,11 @@
 """Child processes: the level is chosen when the module is imported, so each level needs a process of its own."""
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +35,13 @@ def in_child():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def calls():
+    """The module calls.py beside this file, found by path so that the tests run anywhere."""
+    path = Path(__file__).with_name("calls.py")
+    spec = importlib.util.spec_from_file_location("tq_kernels_simd_calls", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

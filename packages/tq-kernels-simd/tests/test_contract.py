@@ -1,6 +1,7 @@
 """The backend keeps tq-core's contract at every level, and is chosen as the documentation says."""
 
 import pytest
+
 from tq_kernels_simd import _simd
 
 RUNNING = [name for name, state in _simd.levels().items() if state == "ok"]

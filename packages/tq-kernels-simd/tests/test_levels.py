@@ -4,6 +4,7 @@ import platform
 from pathlib import Path
 
 import pytest
+
 from tq_kernels_simd import _simd
 
 STATES = _simd.levels()

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 import tq_kernels_simd
 from tq_kernels_simd import _simd
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tq_kernels_simd import _simd
 
 BUILD = Path(__file__).parents[1] / "build"

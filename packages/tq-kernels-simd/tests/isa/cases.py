@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from tq_core.codebook import codebook
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates

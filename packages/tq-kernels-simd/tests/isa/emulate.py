@@ -2,9 +2,9 @@
 
     python tests/isa/emulate.py [native] [nehalem] [aarch64] [simde]
 
-native: this processor. nehalem: an x86-64 without AVX under qemu. aarch64: an Arm with and without dot products under
-qemu. simde: AVX-512 sources translated to AVX2, which checks their logic, not their code. What a target needs and does not
-find is said, and the exit status is 1.
+native: this processor. nehalem: an x86-64 without AVX under qemu. aarch64: an Arm with and without dot products
+under qemu. simde: AVX-512 sources translated to AVX2, which checks their logic, not their code. What a target needs
+and does not find is said, and the exit status is 1.
 """
 
 import shutil
@@ -37,6 +37,12 @@ TARGETS: dict[str, tuple[str, dict[str, tuple[str, ...]], list[tuple[tuple[str, 
 }
 
 
+def say(text: str) -> None:
+    """Write a line at once, so that it stands before what a child writes."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def missing(target: str) -> list[str]:
     """The programs that the target needs and this machine lacks."""
     compiler, _, machines = TARGETS[target]
@@ -47,12 +53,12 @@ def missing(target: str) -> list[str]:
 def build(target: str, folder: Path) -> Path:
     """The statically linked driver of a target."""
     compiler, levels, _ = TARGETS[target]
-    files = {path: () for path in (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *CSRC.glob("*/run.c"))}
-    files |= {path: () for path in CSRC.glob("*/baseline.c")}
+    portable = (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *CSRC.glob("*/run.c"), *CSRC.glob("*/baseline.c"))
+    files = dict.fromkeys(portable, ())
     for level, flags in levels.items():
-        files |= {path: flags for path in CSRC.glob(f"*/{level}.c")}
+        files |= dict.fromkeys(CSRC.glob(f"*/{level}.c"), flags)
     have = [f"-DTQ_HAVE_{level.upper()}=1" for level in levels]
-    portable = [path for path in files if path.name not in ("module.c", "args.c")]
+    without_python = [path for path in files if path.name not in ("module.c", "args.c")]
 
     def compiled(path: Path) -> str:
         out = folder / f"{path.parent.name}-{path.stem}.o"
@@ -60,7 +66,7 @@ def build(target: str, folder: Path) -> Path:
         return str(out)
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, portable))
+        objects = list(pool.map(compiled, without_python))
     driver = folder / "driver"
     subprocess.run([compiler, "-static", *objects, "-o", str(driver), "-lm", "-pthread"], check=True)
     return driver
@@ -75,19 +81,19 @@ def run(target: str, cases: Path) -> bool:
             listed = subprocess.run([*emulator, driver], capture_output=True, text=True, check=True).stdout.splitlines()
             chosen = listed[-1].removeprefix("chosen ")
             how = " ".join(emulator) or ("translated by SIMDe" if target == "simde" else "native")
-            print(f"{target} ({how}): chosen {chosen}")
+            say(f"{target} ({how}): chosen {chosen}")
             if expected not in (None, chosen):
-                print(f"  expected {expected}")
+                say(f"  expected {expected}")
                 good = False
             for line in listed[:-1]:
                 level, state = line.split(maxsplit=1)
                 if state != "ok":
-                    print(f"  {level}: this machine lacks {state}")
+                    say(f"  {level}: this machine lacks {state}")
                     continue
                 done = subprocess.run([*emulator, driver, level, cases], capture_output=True, text=True, check=False)
-                print("  " + (done.stdout + done.stderr).strip().replace("\n", "\n  "))
+                say("  " + (done.stdout + done.stderr).strip().replace("\n", "\n  "))
                 if done.returncode:
-                    print(f"  {level}: exit status {done.returncode}")
+                    say(f"  {level}: exit status {done.returncode}")
                     good = False
     return good
 
@@ -101,7 +107,7 @@ def main(targets: list[str]) -> int:
         for target in targets or TARGETS:
             lacking = missing(target)
             if lacking:
-                print(f"{target}: {', '.join(lacking)} not found")
+                say(f"{target}: {', '.join(lacking)} not found")
                 good = False
             else:
                 good &= run(target, cases)
