@@ -115,4 +115,4 @@ assert os.waitstatus_to_exitcode(status) == 0, status
 assert codec.encode(x).to_bytes() == expected
 print("same")
 """
-    assert in_child(code, TQ_THREADS="2").strip() == "same"
+    assert in_child(code, TQ_THREADS="2", OPENBLAS_NUM_THREADS="1").strip() == "same"

@@ -60,6 +60,14 @@ static tq_plan next_plan(FILE *file, int refused) {
     if (!copy) exit(2);
     memcpy(copy, it.data, it.bytes);
     tq_plan plan;
+    if (it.bytes > 8) { /* Python always makes an aligned copy, so that this is the only place to see one that is not */
+        char *between = tq_aligned(it.bytes + 8);
+        if (!between) exit(2);
+        memcpy(between + 4, it.data, it.bytes);
+        const char *refusal = tq_plan_read(&plan, between + 4, it.bytes);
+        tq_same("refusal of an unaligned plan", &(int){refusal != NULL}, &(int){1}, sizeof(int));
+        tq_aligned_free(between);
+    }
     const char *fault = tq_plan_read(&plan, copy, it.bytes);
     if (!refused == !fault) return plan;
     printf("case %zu: %s\n", case_number, fault ? fault : "a bad plan was accepted");

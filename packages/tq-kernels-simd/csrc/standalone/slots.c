@@ -95,6 +95,7 @@ static void sweep(const tq_table *table, const tq_table *floor, const tq_plan *p
         for (size_t j = 0; j < dim; j++) {
             int value = first + (int)j < 32768 ? first + (int)j : 0;
             got->v[j] = expected->v[j] = (int16_t)(value < -32767 ? -32767 : value);
+            got->z[j] = expected->z[j] = (float)got->v[j]; /* as `coordinates` leaves them: either may be read */
             halves[j] = (uint16_t)((value & 0x7C00) == 0x7C00 && value & 0x3FF ? 0 : value);
         }
         table->encode.quantize(&plan->book, got->z, got->v, 1.0f, got->codes, &got->dot, &got->square);

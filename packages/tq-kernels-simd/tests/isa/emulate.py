@@ -20,7 +20,13 @@ CSRC = Path(__file__).parents[2] / "csrc"
 COMMON = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno", f"-I{CSRC}")
 AVX2 = ("-mavx2", "-mfma", "-mbmi2", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
-SIMDE = (*AVX2, "-DSIMDE_ENABLE_NATIVE_ALIASES", "-include", "simde/x86/avx512.h")
+SIMDE = (
+    *AVX2,
+    "-Wno-psabi",
+    "-DSIMDE_ENABLE_NATIVE_ALIASES",
+    "-include",
+    str(Path(__file__).with_name("simde_more.h")),
+)
 X86 = {"avx2": AVX2, "avx512": AVX512}
 ARM = {"neon": (), "dotprod": ("-march=armv8.2-a+dotprod",)}
 
