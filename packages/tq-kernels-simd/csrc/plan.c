@@ -127,8 +127,8 @@ static void codebook(reader *in, tq_codebook *to, const header *h) {
 static void candidates(reader *in, tq_plan *plan, const header *h) {
     plan->candidate = array(in, h->candidate, plan->candidates, 4);
     for (size_t i = 0; !in->fault && i < plan->candidates; i++)
-        if (!(plan->candidate[i] > 0 && is_float(plan->candidate[i])) || (i == 0 && plan->candidate[i] != 1.0f))
-            in->fault = "the candidates of the plan are not positive numbers that begin with 1";
+        if (!(plan->candidate[i] >= 0.5f && plan->candidate[i] <= 2.0f) || (i == 0 && plan->candidate[i] != 1.0f))
+            in->fault = "the candidates of the plan do not begin with 1 or leave 0.5..2";
 }
 
 static void sketch(reader *in, tq_sketch *to, const header *h) {

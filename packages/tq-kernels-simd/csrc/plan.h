@@ -39,7 +39,7 @@ typedef struct tq_plan {
     tq_sketch sketch;
     int rule, strict;
     size_t candidates;
-    const float *candidate; /* in the order of trial, the first 1 */
+    const float *candidate; /* in the order of trial, the first 1, all within 0.5..2 */
     size_t stage_bytes, row_bytes;
 } tq_plan;
 
