@@ -2,6 +2,7 @@
 
 import gc
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -158,7 +159,8 @@ def test_nothing_is_leaked(calls):
         pytest.skip("AddressSanitizer keeps freed memory in quarantine")
     good = plan_bytes(calls.scalar_plan(1024, 4))
     bad = bytearray(good)
-    bad[-8:] = bytes(8)  # the first candidate is no longer 1
+    (candidates,) = struct.unpack_from("=q", good, 8 * 17)  # the offset of the last array that is checked
+    bad[candidates : candidates + 4] = bytes(4)
     call = calls.good_call("rotate")
     call["x"] = np.frombuffer(bytearray(1 + 4 * 64 * 256), np.float32, offset=1).reshape(256, 64)
     call["out"] = np.zeros((256, 64), np.float32)
