@@ -3,9 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-tq_table tq_active;
-
-static void raise(const char *name, PyObject *message) {
+void tq_raise(const char *name, PyObject *message) {
     PyObject *errors = message ? PyImport_ImportModule("tq_core.errors") : NULL;
     PyObject *type = errors ? PyObject_GetAttrString(errors, name) : NULL;
     if (type) PyErr_SetObject(type, message);
@@ -42,8 +40,29 @@ static void raise_shape(const char *name, const Py_buffer *buffer, int ndim, Py_
         else PyOS_snprintf(sizes[i], sizeof sizes[i], "%zd", size);
     }
     PyOS_snprintf(wanted, sizeof wanted, ndim == 1 ? "(%s,)" : "(%s, %s)", sizes[0], sizes[1]);
-    raise("ShapeMismatch", PyUnicode_FromFormat("%s must be a C-contiguous array of shape %s, got %R", name, wanted, shape));
+    tq_raise("ShapeMismatch", PyUnicode_FromFormat("%s must be a C-contiguous array of shape %s, got %R", name, wanted, shape));
     Py_DECREF(shape);
+}
+
+/* Lets an aligned copy stand in for the last buffer where its items are not aligned; nonzero with an error. */
+static int aligned(tq_arguments *arguments, const char *name, int writable) {
+    Py_buffer *buffer = &arguments->buffers[arguments->count - 1];
+    size_t size = (size_t)buffer->itemsize;
+    if (!((uintptr_t)buffer->buf % size)) return 0;
+    if (writable) {
+        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be aligned to its items of %zd bytes; make a new array",
+                                                      name, buffer->itemsize));
+        return -1;
+    }
+    void *copy = tq_aligned((size_t)buffer->len);
+    if (!copy) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(copy, buffer->buf, (size_t)buffer->len);
+    arguments->theirs[arguments->count - 1] = buffer->buf;
+    buffer->buf = copy;
+    return 0;
 }
 
 Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
@@ -52,14 +71,14 @@ Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name
     int flags = PyBUF_FORMAT | PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, buffer, flags)) {
         PyErr_Clear();
-        raise("InvalidDtype", PyUnicode_FromFormat("%s must be %s array, got %R", name,
+        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be %s array, got %R", name,
                                                    writable ? "a writable" : "an", (PyObject *)Py_TYPE(object)));
         return NULL;
     }
     arguments->count++;
     char format = tq_format(buffer);
     if (!format || !strchr(formats, format)) {
-        raise("InvalidDtype", PyUnicode_FromFormat("%s must have one of the formats '%s', got '%s'", name, formats,
+        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must have one of the formats '%s', got '%s'", name, formats,
                                                    buffer->format ? buffer->format : "B"));
         return NULL;
     }
@@ -70,11 +89,18 @@ Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name
         raise_shape(name, buffer, ndim, first, second);
         return NULL;
     }
-    return buffer;
+    return aligned(arguments, name, writable) ? NULL : buffer;
 }
 
 void tq_release(tq_arguments *arguments) {
-    while (arguments->count) PyBuffer_Release(&arguments->buffers[--arguments->count]);
+    while (arguments->count) {
+        int last = --arguments->count;
+        if (arguments->theirs[last]) {
+            tq_aligned_free(arguments->buffers[last].buf);
+            arguments->buffers[last].buf = arguments->theirs[last];
+        }
+        PyBuffer_Release(&arguments->buffers[last]);
+    }
 }
 
 int tq_integer(PyObject *object, const char *name, long low, long high, long *value) {
@@ -84,7 +110,7 @@ int tq_integer(PyObject *object, const char *name, long low, long high, long *va
         *value = low - 1;
     }
     if (*value >= low && *value <= high) return 0;
-    raise("InvalidSpec", PyUnicode_FromFormat("%s must be an integer in %ld..%ld, got %R", name, low, high, object));
+    tq_raise("InvalidSpec", PyUnicode_FromFormat("%s must be an integer in %ld..%ld, got %R", name, low, high, object));
     return -1;
 }
 
@@ -93,13 +119,6 @@ int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected) {
     PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", function, expected, given);
     return -1;
 }
-
-void *tq_aligned(size_t bytes) {
-    void *memory = NULL;
-    return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;
-}
-
-void tq_aligned_free(void *memory) { free(memory); }
 
 /* The capsule owns an aligned copy of the buffer and the plan that points into it. */
 #define CAPSULE "tq_kernels_simd.plan"
@@ -129,7 +148,7 @@ PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count
         if (!owned->copy) PyErr_NoMemory();
         else memcpy(owned->copy, buffer->buf, (size_t)buffer->len);
         const char *fault = owned->copy ? tq_plan_read(&owned->plan, owned->copy, (size_t)buffer->len) : NULL;
-        if (fault) raise("CorruptData", PyUnicode_FromString(fault));
+        if (fault) tq_raise("CorruptData", PyUnicode_FromString(fault));
         else if (owned->copy) capsule = PyCapsule_New(owned, CAPSULE, destroy);
     }
     tq_release(&arguments);
@@ -143,6 +162,6 @@ PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count
 const tq_plan *tq_plan_argument(PyObject *object) {
     owned_plan *owned = PyCapsule_IsValid(object, CAPSULE) ? PyCapsule_GetPointer(object, CAPSULE) : NULL;
     if (owned) return &owned->plan;
-    raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
+    tq_raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
     return NULL;
 }

@@ -6,22 +6,24 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "active.h"
 #include "plan.h"
-#include "table.h"
 
 #define TQ_MAX_BUFFERS 12
 enum { TQ_ANY = -1 }; /* a size that is not prescribed */
 
 typedef struct tq_arguments {
     Py_buffer buffers[TQ_MAX_BUFFERS];
+    void *theirs[TQ_MAX_BUFFERS]; /* the address that an aligned copy stands in for, else NULL */
     int count;
 } tq_arguments;
 
-/* The table of the level that runs; set once, when the module is imported. */
-extern tq_table tq_active;
+/* Set the error of that name in tq_core.errors. Takes the reference to `message`; NULL leaves the error that is set. */
+void tq_raise(const char *name, PyObject *message);
 
 /* A C-contiguous buffer of `ndim` dimensions with the given sizes and one of the formats ("f", "e", "d", "B", "h", "i", "q",
- * "?"), writable if asked. Sets ShapeMismatch or InvalidDtype, which name the argument, what was expected and what came. */
+ * "?"), writable if asked. Sets ShapeMismatch or InvalidDtype, which name the argument, what was expected and what came.
+ * `buf` is aligned to its items: input that is not (a view into a file, say) is copied, output that is not is refused. */
 Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
                      Py_ssize_t first, Py_ssize_t second, int writable);
 void tq_release(tq_arguments *arguments);
@@ -36,9 +38,6 @@ int tq_integer(PyObject *object, const char *name, long low, long high, long *va
 int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected);
 /* The format of a checked buffer, native byte order assumed: 'f', 'e', 'd', ... */
 char tq_format(const Py_buffer *buffer);
-/* Memory aligned to 64 bytes; NULL without a Python error, so that it may be called without the lock. */
-void *tq_aligned(size_t bytes);
-void tq_aligned_free(void *memory);
 
 /* Methods by operation; module.c lists them. */
 PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count);

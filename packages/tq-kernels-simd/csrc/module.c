@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "args.h"
+#include "seeded_fault.h"
 #include "select.h"
 
 static PyObject *levels(PyObject *module, PyObject *none) {
@@ -42,11 +43,27 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* "left, right"; takes the reference to `left`. */
+static PyObject *joined(PyObject *left, const char *right) {
+    PyObject *both = PyUnicode_FromFormat("%U, %s", left, right);
+    Py_DECREF(left);
+    return both;
+}
+
 static int execute(PyObject *module) {
     (void)module;
     const char *cap = getenv("TQ_ISA");
-    if (tq_select(cap && *cap ? cap : NULL, &tq_active) >= 0) return 0;
-    PyErr_Format(PyExc_ImportError, "TQ_ISA=%s names no level of this build", cap);
+    if (tq_select(cap && *cap ? cap : NULL, &tq_active) >= 0) {
+#ifdef TQ_SEED_FAULT
+        tq_seed_faults(&tq_active);
+#endif
+        return 0;
+    }
+    PyObject *names = PyUnicode_FromString(tq_levels[0].name);
+    for (size_t i = 1; names && i < tq_level_count; i++)
+        names = joined(names, tq_levels[i].name);
+    if (names) PyErr_Format(PyExc_ImportError, "TQ_ISA=%s names no level of this build; it has %U", cap, names);
+    Py_XDECREF(names);
     return -1;
 }
 

@@ -1,5 +1,6 @@
 /* A plan: everything that decides codes, in one buffer made by Python (plan.py) and checked here once, when its capsule is made.
- * All pointers lie inside that buffer; sizes are those of the header, verified against its length. */
+ * All pointers lie inside that buffer; sizes are those of the header, verified against its length. A plan that passes
+ * has values in the ranges that the kernels rely on (finite factors, ascending tables, true permutations), whoever made it. */
 #ifndef TQ_PLAN_H
 #define TQ_PLAN_H
 
@@ -38,7 +39,7 @@ typedef struct tq_plan {
     tq_sketch sketch;
     int rule, strict;
     size_t candidates;
-    const float *candidate; /* in the order of trial, the first 1 */
+    const float *candidate; /* in the order of trial, the first 1, all within 0.5..2 */
     size_t stage_bytes, row_bytes;
 } tq_plan;
 

@@ -1,6 +1,6 @@
 #include "decode/run.h"
 
-#include "args.h"
+#include "active.h"
 
 int tq_decode_rows(void *context, size_t first, size_t last) {
     const tq_decode_job *job = context;

@@ -49,7 +49,8 @@ static void unit_f64(const double *x, double inverse, size_t dim, float *out) {
 
 static int16_t clamped(float value) {
     float rounded = rintf(value);
-    return (int16_t)(rounded < -32767.0f ? -32767 : rounded > 32767.0f ? 32767 : (int)rounded);
+    if (!(rounded > -32767.0f)) return -32767; /* also what is no number, from infinite rows under a strict plan */
+    return (int16_t)(rounded > 32767.0f ? 32767 : (int)rounded);
 }
 
 static void coordinates(float *z, size_t dim, int16_t *v) {

@@ -9,8 +9,8 @@ PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t cou
     long threads;
     if (tq_count("encode", count, 6) || !(plan = tq_plan_argument(args[0]))) return NULL;
     if (tq_integer(args[5], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
-    if (!plan->book.bits || !plan->candidates) {
-        PyErr_SetString(PyExc_ValueError, "this plan has no codebook to encode with");
+    if (!plan->book.bits || !plan->candidates || !plan->rotation.rounds) {
+        tq_raise("InvalidSpec", PyUnicode_FromString("encode takes a plan with a codebook, candidates and rounds"));
         return NULL;
     }
     tq_arguments arguments = {.count = 0};

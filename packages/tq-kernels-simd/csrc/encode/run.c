@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "args.h"
+#include "active.h"
 
 #define UNIT 4096.0
 #define SQUARE 16777216.0

@@ -33,6 +33,10 @@ PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t cou
     if (tq_count("rotate", count, 5) || !(plan = tq_plan_argument(args[0]))) return NULL;
     if (tq_integer(args[3], "inverse", 0, 1, &inverse) || tq_integer(args[4], "threads", 1, TQ_MAX_THREADS, &threads))
         return NULL;
+    if (!plan->rotation.rounds) {
+        tq_raise("InvalidSpec", PyUnicode_FromString("this plan has no rounds to rotate with"));
+        return NULL;
+    }
     tq_arguments arguments = {.count = 0};
     PyObject *result = NULL;
     Py_ssize_t dim = (Py_ssize_t)plan->rotation.dim;

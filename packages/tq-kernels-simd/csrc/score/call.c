@@ -38,7 +38,7 @@ PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t cou
     if (tq_count("scores", count, 6) || !(plan = tq_plan_argument(args[0]))) return NULL;
     if (tq_integer(args[5], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     if (!plan->book.bits) {
-        PyErr_SetString(PyExc_ValueError, "this plan has no codebook to score with");
+        tq_raise("InvalidSpec", PyUnicode_FromString("scores takes a plan with a codebook"));
         return NULL;
     }
     tq_arguments arguments = {.count = 0};

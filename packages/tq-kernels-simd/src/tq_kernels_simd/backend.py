@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
-
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation
 
@@ -28,7 +28,7 @@ class SimdBackend(NumpyBackend):
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._rotations: WeakKeyDictionary[Rotation, object] = WeakKeyDictionary()
-        self._plans: dict[tuple[int, ...], tuple[ScalarPlan, object]] = {}
+        self._plans: dict[tuple[object, ...], tuple[ScalarPlan, object]] = {}
         self.levels = dict.fromkeys(("rotate", "unrotate", "encode", "decode", "scores"), _simd.level())
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
@@ -77,7 +77,7 @@ class SimdBackend(NumpyBackend):
 
     def _packed(self, plan: ScalarPlan) -> object:
         """The packed form of a plan, kept as long as the backend: a plan is a tuple of shared tables."""
-        key = (id(plan.rotation), id(plan.codebook), id(plan.sketch), hash((plan.rule, plan.candidates, plan.strict)))
+        key = (id(plan.rotation), id(plan.codebook), id(plan.sketch), plan.rule, plan.candidates, plan.strict)
         found = self._plans.get(key)
         if found is None:
             found = self._plans[key] = (plan, pack_plan(plan))
@@ -86,7 +86,8 @@ class SimdBackend(NumpyBackend):
 
 def load() -> SimdBackend:
     """The loader that tq_core's registry calls; TQ_THREADS says how many threads a batch may use, 1 by default."""
-    text = os.environ.get("TQ_THREADS", "1")
-    if not text.isdigit() or not 1 <= int(text) <= MAX_THREADS:
+    text = os.environ.get("TQ_THREADS") or "1"
+    # ASCII digits alone: int() refuses other characters that isdigit() accepts, and very long numbers
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_THREADS):
         raise InvalidSpec(f"TQ_THREADS must be a number in 1..{MAX_THREADS}, got {text!r}")
     return SimdBackend(int(text))

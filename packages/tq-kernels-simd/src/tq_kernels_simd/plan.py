@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.codebook import Codebook
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-
 from tq_kernels_simd import _simd
 
 MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
@@ -38,20 +38,30 @@ class _Arrays:
 
 def pack_rotation(rotation: Rotation) -> object:
     """The checked plan of a bare Hadamard rotation."""
-    return _pack(rotation, None, "plain", (), None, strict=False)
+    return _simd.plan(rotation_bytes(rotation))
 
 
 def pack_sketch(sketch: Sketch) -> object:
     """The checked plan of a bare sketch."""
-    return _pack(None, None, "plain", (), sketch, strict=False)
+    return _simd.plan(_bytes(None, None, "plain", (), sketch, strict=False))
 
 
 def pack_plan(plan: ScalarPlan) -> object:
     """The checked plan of a quantizer or codec."""
-    return _pack(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
+    return _simd.plan(plan_bytes(plan))
 
 
-def _pack(
+def rotation_bytes(rotation: Rotation) -> bytes:
+    """What `pack_rotation` hands to the C code."""
+    return _bytes(rotation, None, "plain", (), None, strict=False)
+
+
+def plan_bytes(plan: ScalarPlan) -> bytes:
+    """What `pack_plan` hands to the C code."""
+    return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
+
+
+def _bytes(
     rotation: Rotation | None,
     book: Codebook | None,
     rule: str,
@@ -59,7 +69,7 @@ def _pack(
     sketch: Sketch | None,
     *,
     strict: bool,
-) -> object:
+) -> bytes:
     arrays = _Arrays()
     dim = rotation.dim if rotation is not None else sketch.dim if sketch is not None else 0
     rounds, order, signs, permutations, factor, inverse = _rotation(arrays, rotation)
@@ -103,7 +113,7 @@ def _pack(
         sketch_inverse,
         sketch.constant if sketch is not None else 0.0,
     )
-    return _simd.plan(b"".join([header, *arrays.parts]))
+    return b"".join([header, *arrays.parts])
 
 
 def _rotation(arrays: _Arrays, rotation: Rotation | None) -> tuple[int, int, int, int, float, float]:
