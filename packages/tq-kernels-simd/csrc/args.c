@@ -12,7 +12,6 @@ void tq_raise(const char *name, PyObject *message) {
     Py_XDECREF(message);
 }
 
-void tq_raise(const char *name, PyObject *message) { raise(name, message); }
 
 char tq_format(const Py_buffer *buffer) {
     const char *format = buffer->format ? buffer->format : "B";

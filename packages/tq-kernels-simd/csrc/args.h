@@ -32,7 +32,6 @@ void tq_release(tq_arguments *arguments);
 const tq_plan *tq_plan_argument(PyObject *object);
 
 /* Set the error `name` of tq_core.errors; takes over the message. */
-void tq_raise(const char *name, PyObject *message);
 
 int tq_integer(PyObject *object, const char *name, long low, long high, long *value);
 int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected);

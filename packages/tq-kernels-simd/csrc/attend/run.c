@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "args.h"
+#include "active.h"
 #include "threads.h"
 
 /* How a job is cut: lanes * blocks of query rows * segments of tokens are the items of work. */
