@@ -144,3 +144,5 @@ const tq_plan *tq_plan_argument(PyObject *object) {
     raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
     return NULL;
 }
+
+void tq_raise(const char *name, PyObject *message) { raise(name, message); }

@@ -25,6 +25,8 @@ extern tq_table tq_active;
 Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
                      Py_ssize_t first, Py_ssize_t second, int writable);
 void tq_release(tq_arguments *arguments);
+/* Set the error of that name from tq_core.errors; takes over the reference to `message`. */
+void tq_raise(const char *name, PyObject *message);
 
 /* The checked plan inside a capsule made by `_simd.plan`. */
 const tq_plan *tq_plan_argument(PyObject *object);
@@ -43,5 +45,7 @@ PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t cou
 PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_decode(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_search(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_sketch(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -32,7 +32,10 @@ static PyMethodDef methods[] = {
     FAST("rotate", tq_call_rotate, "rotate(plan, x, out, inverse, threads)"),
     FAST("encode", tq_call_encode, "encode(plan, x, packed, scales, gammas, threads)"),
     FAST("decode", tq_call_decode, "decode(plan, packed, scales, out, threads)"),
-    FAST("scores", tq_call_scores, "scores(plan, packed, scales, rotated_queries, out, threads)"),
+    FAST("scores", tq_call_scores, "scores(plan, packed, scales, gammas, rotated_queries, out, accuracy, threads)"),
+    FAST("search", tq_call_search,
+         "search(plan, packed, scales, gammas, rotated_queries, mask, k, accuracy, out_scores, out_indices, threads)"),
+    FAST("sketch", tq_call_sketch, "sketch(plan, residuals, out, threads)"),
     {NULL, NULL, 0, NULL},
 };
 

@@ -108,7 +108,7 @@ def _pack(
 
 def _rotation(arrays: _Arrays, rotation: Rotation | None) -> tuple[int, int, int, int, float, float]:
     if rotation is None or rotation.matrix is not None:
-        return 0, 1, 0, 0, 1.0, 1.0
+        return 0, 0, 0, 0, 1.0, 1.0  # order 0: any dim, since nothing is turned
     signs = arrays.add(np.where(rotation.signs < 0, SIGN, np.uint32(0)))
     order = rotation.permutations
     permutations = arrays.add(order.astype(np.int32)) if order is not None else 0
