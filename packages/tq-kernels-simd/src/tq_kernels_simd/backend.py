@@ -6,12 +6,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
@@ -78,9 +78,7 @@ class SimdBackend(NumpyBackend):
         """As NumpyBackend, within rounding; at "int16" and "int8" with the error that csrc/score/query.h allows."""
         out = np.empty((len(queries), len(packed)), np.float32)
         rotated = self.rotate(plan.rotation, queries)
-        _simd.scores(
-            self._packed(plan), packed, scales, gammas, rotated, out, ACCURACIES[accuracy], self.threads
-        )
+        _simd.scores(self._packed(plan), packed, scales, gammas, rotated, out, ACCURACIES[accuracy], self.threads)
         return out
 
     def search(

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.codebook import Codebook
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-
 from tq_kernels_simd import _simd
 
 MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
