@@ -61,11 +61,17 @@ static int method_of(size_t bits, int accuracy) {
 
 static size_t element_bytes(int method) { return method == TQ_INT8 ? 1 : method == TQ_INT16 ? 2 : 4; }
 
+static size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+static size_t lanes_of(const tq_codebook *book) {
+    size_t phases = TQ_PHASES(book->bits), lanes = tq_active.score.lanes;
+    return lanes > 32 && 4 * round_up(book->dim, lanes * phases) > 5 * round_up(book->dim, 32 * phases) ? 32 : lanes;
+}
+
 static size_t padded_length(const tq_part *part) {
     if (part->method == TQ_EXACT) return TQ_PADDED(part->book.dim);
-    if (part->method == TQ_INT16) return (part->book.dim + 31) / 32 * 32;
-    size_t chunk = TQ_PHASES(part->book.bits) * tq_active.score.lanes;
-    return (part->book.dim + chunk - 1) / chunk * chunk;
+    if (part->method == TQ_INT16) return round_up(part->book.dim, 32);
+    return round_up(part->book.dim, TQ_PHASES(part->book.bits) * part->levels8.lanes);
 }
 
 /* Round to integers of at most `limit` in magnitude; returns the unit, 0 for a query of zeros. */
@@ -89,7 +95,7 @@ static void store(tq_part *part, size_t q, const float *x, double constant, int3
         for (size_t j = 0; j < dim; j++) to[j] = (int16_t)whole[j];
     } else {
         int8_t *to = (int8_t *)part->queries + q * part->length;
-        size_t phases = TQ_PHASES(bits), lanes = tq_active.score.lanes;
+        size_t phases = TQ_PHASES(bits), lanes = part->levels8.lanes;
         int64_t sum = 0;
         unit = integers(x, dim, 127, whole) * (double)part->levels8.step;
         for (size_t j = 0; j < dim; j++) {
@@ -123,12 +129,15 @@ static void describe(tq_queries *made, const tq_plan *plan, int accuracy) {
     for (int i = 0; i < made->parts; i++) {
         tq_part *part = &made->part[i];
         part->method = method_of(part->book.bits, accuracy);
+        if (part->method == TQ_INT8) {
+            tq_levels8_make(&part->book, &part->levels8);
+            part->levels8.lanes = lanes_of(&part->book);
+        }
         part->length = padded_length(part);
-        if (part->method == TQ_INT8) tq_levels8_make(&part->book, &part->levels8);
     }
 }
 
-static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static size_t aligned(size_t bytes) { return round_up(bytes, 64); }
 
 /* The query in the domain of the sketch: turned by its rotation or multiplied by its matrix. */
 static void project(const tq_sketch *sketch, const float *query, float factor, float *turned, float *spare, float *out) {

@@ -33,7 +33,7 @@ typedef struct tq_queries {
 int tq_queries_make(tq_queries *made, const tq_plan *plan, const float *queries, size_t count, int accuracy);
 void tq_queries_free(tq_queries *made);
 
-/* The levels of a codebook of up to 4 bits that fit its centroids best, weighted by how often a Gaussian meets them. */
+/* The levels (not the lanes) of a codebook of up to 4 bits that fit its centroids best, weighted by how often a Gaussian meets them. */
 void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels);
 
 #endif

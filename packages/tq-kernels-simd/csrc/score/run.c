@@ -77,7 +77,7 @@ typedef struct task {
 
 static void sum8(const task *it, size_t start, size_t length, int32_t *out) {
     const tq_part *part = it->part;
-    size_t fold = TQ_FOLD8(part->book.bits), chunk = TQ_PHASES(part->book.bits) * tq_active.score.lanes;
+    size_t fold = TQ_FOLD8(part->book.bits), chunk = TQ_PHASES(part->book.bits) * part->levels8.lanes;
     const int8_t *queries = (const int8_t *)part->queries + it->first_query * part->length + start;
     tq_packed_rows from = planes_of(part, it->packed, it->packed_stride, it->rows, start);
     if (it->queries == 1) {

@@ -3,7 +3,7 @@
  * Three arithmetics. Integer results are exact, so every level gives the same ones bit for bit.
  *
  * int8 (up to 4 bits): codes become small unsigned levels u ("u7": at most 127, less where that lets 16-bit sums be kept
- * longer), the query signed bytes q in -127..127. A row is read in chunks of `lanes` bytes of its widest plane, w bits a code,
+ * longer), the query signed bytes q in -127..127. A row is read in chunks of `lanes` (32 or 64) bytes of its widest plane, w bits a code,
  * hence 8 / w phases: byte i of phase p of chunk c is coordinate (c * lanes + i) * (8 / w) + p. Queries are stored in that order
  * (TQ_PHASES(bits) * lanes bytes a chunk), zero beyond dim, so that whatever is read there counts nothing.
  * int16 (all widths): levels and queries of at most TQ_MAX16 = 4095 in the natural order, zero beyond dim.
@@ -24,6 +24,7 @@
 
 typedef struct tq_levels8 {
     size_t bits;        /* 1..4 */
+    size_t lanes;       /* bytes of a chunk: 32, or 64 where the level has it and little of the last chunk is wasted */
     uint8_t level[16];  /* by code, repeated to fill 16 entries */
     int middle;         /* level[c] + level[~c]: centroid(c) is about step * (2 level[c] - middle) */
     float step;
@@ -40,7 +41,7 @@ typedef struct tq_packed_rows {
 } tq_packed_rows;
 
 typedef struct tq_score_slots {
-    size_t lanes; /* 32 or 64 */
+    size_t lanes; /* the most that the level takes: 32 or 64 */
     /* out[r] = sum u q over `chunks` chunks, at most TQ_SEGMENT coordinates. */
     void (*scan8)(const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks, int32_t *out);
     /* tile[r * length ...] = the levels of a row, length = chunks * phases * lanes bytes. */
