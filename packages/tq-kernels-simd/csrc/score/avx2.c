@@ -119,6 +119,7 @@ void tq_score_avx2(tq_score_slots *slots) {
     slots->scan8 = scan8;
     slots->expand8 = expand8;
     slots->dots8 = dots8;
+    slots->finish = finish;
     slots->expand16 = expand16;
     slots->dots16 = dots16;
     slots->dots32 = dots32;

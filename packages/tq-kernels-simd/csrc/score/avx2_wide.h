@@ -128,6 +128,22 @@ ALWAYS double sum_of_floats(__m256 x) {
     return (double)_mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+static void finish(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out) {
+    const __m256i less = _mm256_set1_epi32((int32_t)minus);
+    const __m256 by = _mm256_set1_ps(factor);
+    size_t r = 0;
+    for (; r + 8 <= rows; r += 8) {
+        __m256i whole = _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(sums + r)), 1);
+        __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(whole, less)), by);
+        value = _mm256_mul_ps(value, _mm256_loadu_ps(weight + r));
+        _mm256_storeu_ps(out + r, add ? _mm256_add_ps(_mm256_loadu_ps(out + r), value) : value);
+    }
+    for (; r < rows; r++) {
+        float value = ((float)(int32_t)(2u * (uint32_t)sums[r] - minus) * factor) * weight[r];
+        out[r] = add ? out[r] + value : value;
+    }
+}
+
 static void dots32(const float *row, const float *queries, size_t query_stride, size_t count, size_t length, double *out) {
     for (size_t q = 0; q < count; q++) {
         const float *query = queries + q * query_stride;

@@ -46,6 +46,13 @@ static void dots8(const uint8_t *tile, size_t rows, const int8_t *queries, size_
         }
 }
 
+static void finish(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out) {
+    for (size_t r = 0; r < rows; r++) {
+        float value = ((float)(int32_t)(2u * (uint32_t)sums[r] - minus) * factor) * weight[r];
+        out[r] = add ? out[r] + value : value;
+    }
+}
+
 static void expand16(const int16_t *level16, size_t bits, const tq_packed_rows *from, size_t length, int16_t *tile) {
     for (size_t r = 0; r < from->rows; r++, tile += length)
         for (size_t j = 0; j < length; j++) {
@@ -82,4 +89,4 @@ static void dots32(const float *row, const float *queries, size_t query_stride, 
     }
 }
 
-const tq_score_slots tq_score_baseline = {LANES, scan8, expand8, dots8, expand16, dots16, dots32};
+const tq_score_slots tq_score_baseline = {LANES, scan8, expand8, dots8, finish, expand16, dots16, dots32};

@@ -104,24 +104,13 @@ static void sum16(const task *it, size_t start, size_t length, int64_t *out) {
     }
 }
 
-/* What a part adds: out = or += (factor * sum) * row factor, in float32 in this order at every level. */
-#define FINISH(value)                                                                         \
-    do {                                                                                      \
-        if (add)                                                                              \
-            for (size_t r = 0; r < rows; r++) out[r] += ((float)(value) * factor) * weight[r]; \
-        else                                                                                  \
-            for (size_t r = 0; r < rows; r++) out[r] = ((float)(value) * factor) * weight[r];  \
-    } while (0)
-
-static void finish32(const int32_t *restrict sums, uint32_t minus, float factor, const float *restrict weight, size_t rows,
-                     int add, float *restrict out) {
-    /* modulo 2^32: the difference, the sum of (2u - middle) q, fits again */
-    FINISH((int32_t)(2u * (uint32_t)sums[r] - minus));
-}
-
-static void finish64(const int64_t *restrict sums, int twice, int64_t minus, float factor, const float *restrict weight,
-                     size_t rows, int add, float *restrict out) {
-    FINISH(sums[r] * (twice ? 2 : 1) - minus);
+/* As the slot `finish`, for sums of more than 32 bits. */
+static void finish64(const int64_t *sums, int times, int64_t minus, float factor, const float *weight, size_t rows, int add,
+                     float *out) {
+    for (size_t r = 0; r < rows; r++) {
+        float value = ((float)(times * sums[r] - minus) * factor) * weight[r];
+        out[r] = add ? out[r] + value : value;
+    }
 }
 
 static void by_int8(const task *it, const float *weight, int add, float *out, size_t out_stride) {
@@ -137,8 +126,8 @@ static void by_int8(const task *it, const float *weight, int add, float *out, si
     for (size_t q = 0; q < it->queries; q++) {
         int64_t minus = (int64_t)part->levels8.middle * part->sums[it->first_query + q];
         float factor = (float)part->factors[it->first_query + q], *to = out + q * out_stride;
-        if (is_wide) finish64(wide + q * it->stride, 1, minus, factor, weight, it->rows, add, to);
-        else finish32(sums + q * it->stride, (uint32_t)minus, factor, weight, it->rows, add, to);
+        if (is_wide) finish64(wide + q * it->stride, 2, minus, factor, weight, it->rows, add, to);
+        else tq_active.score.finish(sums + q * it->stride, (uint32_t)minus, factor, weight, it->rows, add, to);
     }
 }
 
@@ -149,7 +138,7 @@ static void by_int16(const task *it, const float *weight, int add, float *out, s
     for (size_t start = 0; start < part->length; start += TQ_SEGMENT)
         sum16(it, start, least(TQ_SEGMENT, part->length - start), wide);
     for (size_t q = 0; q < it->queries; q++)
-        finish64(wide + q * it->stride, 0, 0, (float)part->factors[it->first_query + q], weight, it->rows, add,
+        finish64(wide + q * it->stride, 1, 0, (float)part->factors[it->first_query + q], weight, it->rows, add,
                  out + q * out_stride);
 }
 

@@ -50,6 +50,8 @@ typedef struct tq_score_slots {
      * multiple of 32 * fold; fold as TQ_FOLD8. A query is `query_stride` bytes from the next. */
     void (*dots8)(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
                   size_t fold, int32_t *out, size_t stride);
+    /* out[r] (+)= (float(2 sums[r] - minus) * factor) * weight[r], the difference modulo 2^32, each step rounded to float32. */
+    void (*finish)(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out);
     /* tile[r * length + j] = level16[code of coordinate j], j < length, a multiple of 32; planes as packed. */
     void (*expand16)(const int16_t *level16, size_t bits, const tq_packed_rows *from, size_t length, int16_t *tile);
     /* out[q * stride + r] += sum level * query, exactly. */
