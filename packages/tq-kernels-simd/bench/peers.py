@@ -1,20 +1,23 @@
 """Top-10 search beside other libraries: same data, same bits, one thread, recall beside speed.
 
-Peers are optional and imported from the environment at hand; one that is missing is said to be missing. Times are CPU times
-of the whole process, so a peer that starts threads is charged for them. Set OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-RAYON_NUM_THREADS=1 and TQ_ISA before starting.
+Peers are optional and imported from the environment at hand; one that is missing is said to be missing. Times are CPU
+times of the whole process, so a peer that starts threads is charged for them. Set OPENBLAS_NUM_THREADS=1,
+OMP_NUM_THREADS=1, RAYON_NUM_THREADS=1 and TQ_ISA before starting. Peers choose their own instruction sets; variables of
+theirs that forbid some (TURBOVEC_*) are recorded with the result.
 """
 
 import argparse
 import importlib
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tq_core import TurboQuantMSE, VectorCodec
-
 from timing import interleaved, save
+
+from tq_core import TurboQuantMSE, VectorCodec
 
 F32 = NDArray[np.float32]
 Found = NDArray[np.int64]
@@ -22,7 +25,7 @@ K = 10
 
 
 def vectors(kind: str, rows: int, queries: int, dim: int) -> tuple[F32, F32]:
-    """Unit rows and queries: isotropic Gaussians, or 200 clusters whose members deviate by as much as the centres do."""
+    """Unit rows and queries: isotropic, or 200 clusters whose members deviate by as much as their centres."""
     generator = np.random.default_rng(11)
     x = generator.standard_normal((rows + queries, dim), dtype=np.float32)
     if kind == "clustered":
@@ -104,14 +107,22 @@ def measure(kind: str, rows: int, dim: int, bits: int, counts: list[int], repeat
     recalls = {name: recall(np.asarray(search(queries)), truth) for name, (search, _) in built.items()}
     for count in counts:
         some = np.ascontiguousarray(queries[:count])
-        times = interleaved({name: lambda s=search: s(some) for name, (search, _) in built.items()}, repeats)  # type: ignore[misc]
+        times = interleaved({name: partial(search, some) for name, (search, _) in built.items()}, repeats)
         for name, (_, size) in built.items():
-            spent = times.median(name) / rows / count
             lines.append(
                 {
-                    **{"data": kind, "dim": dim, "bits": bits, "rows": rows, "queries": count, "library": name},
-                    **{"bytes_per_vector": size, "ns_per_row_and_query": spent, "spread": times.spread(name)},
-                    **{"slower_than_tq_auto": times.median(name) / times.median("tq auto"), "recall_at_10": recalls[name]},
+                    "data": kind,
+                    "dim": dim,
+                    "bits": bits,
+                    "rows": rows,
+                    "queries": count,
+                    "library": name,
+                    "bytes_per_vector": size,
+                    "ns_per_row_and_query": times.median(name) / rows / count,
+                    "spread": times.spread(name),
+                    "times_tq_auto": times.median(name) / times.median("tq auto"),
+                    "recall_at_10": recalls[name],
+                    "forbidden": " ".join(sorted(key for key in os.environ if key.startswith("TURBOVEC_"))),
                 }
             )
     return lines

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tq_kernels_simd import _simd
 
 
@@ -28,7 +29,7 @@ class Times(dict[str, list[int]]):
 
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], repeats: int) -> Times:
-    """Every case once to warm up, then `repeats` rounds of all cases in turn, so that a busy machine slows all alike."""
+    """Each case once to warm up, then `repeats` rounds of all in turn, so that a busy machine slows all alike."""
     for run in cases.values():
         run()
     times = Times({name: [] for name in cases})
@@ -66,6 +67,10 @@ def save(rows: list[dict[str, Any]], path: str | None) -> None:
     facts = environment()
     print(*(f"{key}: {value}" for key, value in facts.items()), sep="\n", file=sys.stderr)
     for row in rows:
-        print("  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()))
+        print(
+            "  ".join(
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
+            )
+        )
     if path:
         Path(path).write_text(json.dumps({"environment": facts, "rows": rows}, indent=1) + "\n")
