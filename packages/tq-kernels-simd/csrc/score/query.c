@@ -14,7 +14,7 @@ static double fit(const float *positive, const double *weight, size_t half, int 
     for (size_t i = 0; i < half; i++) {
         int odd = middle & 1;
         double wanted = (positive[i] * scale - odd) * 0.5;
-        m[i] = !(wanted > 0) ? odd : wanted >= middle / 2 ? middle : 2 * (int)rint(wanted) + odd;
+        m[i] = !(wanted > 0) ? odd : wanted >= middle / 2 ? middle : 2 * (int)lrint(wanted) + odd;
         cross += weight[i] * (double)positive[i] * m[i];
         square += weight[i] * m[i] * m[i];
     }
@@ -79,7 +79,7 @@ static double integers(const float *x, size_t dim, int limit, int32_t *out) {
     float largest = 0;
     for (size_t j = 0; j < dim; j++) largest = fabsf(x[j]) > largest ? fabsf(x[j]) : largest;
     double inverse = largest > 0 && isfinite(largest) ? limit / (double)largest : 0;
-    for (size_t j = 0; j < dim; j++) out[j] = inverse > 0 ? (int32_t)rint((double)x[j] * inverse) : 0;
+    for (size_t j = 0; j < dim; j++) out[j] = inverse > 0 ? (int32_t)lrint((double)x[j] * inverse) : 0;
     return inverse > 0 ? (double)largest / limit : 0;
 }
 
@@ -98,9 +98,15 @@ static void store(tq_part *part, size_t q, const float *x, double constant, int3
         size_t phases = TQ_PHASES(bits), lanes = part->levels8.lanes;
         int64_t sum = 0;
         unit = integers(x, dim, 127, whole) * (double)part->levels8.step;
-        for (size_t j = 0; j < dim; j++) {
-            to[(j / (lanes * phases) * phases + j % phases) * lanes + j / phases % lanes] = (int8_t)whole[j];
-            sum += whole[j];
+        for (size_t j = 0, i = 0; j < dim; i++) { /* i: the byte of the row that holds coordinates j.. */
+            if (i == lanes) {
+                to += phases * lanes;
+                i = 0;
+            }
+            for (size_t p = 0; p < phases && j < dim; p++, j++) {
+                to[p * lanes + i] = (int8_t)whole[j];
+                sum += whole[j];
+            }
         }
         part->sums[q] = (int32_t)sum; /* at most 2^20 * 127 */
     }
