@@ -58,7 +58,7 @@ def _ratios(times: Times, rows: int, count: int, float_rows: int) -> dict[str, f
         "scan_ns": scan,
         "search_ns": times.median("search") / rows / count,
         "read_floor_ns": read,
-        "scan_per_read": scan * count / read,
+        **({"scan_per_read": scan / read} if count == 1 else {}),
         "blas_ns": blas,
         "blas_per_scan": blas / scan,
         "spread": times.spread("int8"),
@@ -96,7 +96,7 @@ def widths(dim: int, megabytes: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def errors(kind: str, dim: int, bits: int) -> dict[str, Any]:
-    """What each arithmetic adds, relative to the quantization error's deviation; recall of auto against exact search."""
+    """What each arithmetic adds, relative to the quantization error; recall of auto against exact search."""
     generator = np.random.default_rng(2)
     rows, count = 20_000, 100
     x = generator.standard_normal((rows + count, dim), dtype=np.float32)
@@ -109,8 +109,10 @@ def errors(kind: str, dim: int, bits: int) -> dict[str, Any]:
     found = {
         accuracy: codec.search(encoded, queries, K, accuracy=accuracy)[1] for accuracy in ("exact", "auto", "int8")
     }
-    same = {name: float(np.mean([len(set(a) & set(b)) / K for a, b in zip(rows, found["exact"], strict=True)]))
-            for name, rows in found.items()}  # fmt: skip
+    same = {}
+    for name, found_rows in found.items():
+        shared = [len(set(a) & set(b)) / K for a, b in zip(found_rows, found["exact"], strict=True)]
+        same[name] = float(np.mean(shared))
     return {
         "data": kind,
         "dim": dim,
