@@ -203,9 +203,9 @@ def test_rows_beyond_a_segment_do_not_overflow():
             assert np.allclose(out, [[expected, -expected]] * count, rtol=1e-6), (accuracy, count)
 
 
+@pytest.mark.parametrize("dim", [1 << 16, (1 << 16) + 8, 1 << 17])  # a whole segment, a little more, two
 @pytest.mark.parametrize("bits", [3, 4, 8])
-def test_levels_at_their_limits_do_not_overflow(bits):
-    dim = 1 << 17  # beyond a segment, at every width of arithmetic
+def test_levels_at_their_limits_do_not_overflow(bits, dim):
     plan = plan_of(dim, bits)
     codes = np.zeros((3, dim), np.uint8)
     codes[1] = (1 << bits) - 1
