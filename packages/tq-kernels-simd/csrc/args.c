@@ -164,3 +164,4 @@ const tq_plan *tq_plan_argument(PyObject *object) {
     tq_raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
     return NULL;
 }
+

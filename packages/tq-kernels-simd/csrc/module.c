@@ -33,13 +33,16 @@ static PyMethodDef methods[] = {
     FAST("rotate", tq_call_rotate, "rotate(plan, x, out, inverse, threads)"),
     FAST("encode", tq_call_encode, "encode(plan, x, packed, scales, gammas, threads)"),
     FAST("decode", tq_call_decode, "decode(plan, packed, scales, out, threads)"),
-    FAST("scores", tq_call_scores, "scores(plan, packed, scales, rotated_queries, out, threads)"),
     FAST("attend", tq_call_attend,
          "attend(key_plan, value_plan, key_packed, key_scales, value_packed, value_scales, queries, out, maxima, sums, limits, "
          "mask, scale, softcap, accuracy, threads)"),
     FAST("attend_workspace", tq_call_attend_workspace,
          "attend_workspace(key_plan, value_plan, lanes, groups, count, tokens, accuracy, threads) -> bytes allocated"),
     FAST("attend_exp", tq_call_attend_exp, "attend_exp(x): exp in place as attend computes it; for tests of its error."),
+    FAST("scores", tq_call_scores, "scores(plan, packed, scales, gammas, rotated_queries, out, accuracy, threads)"),
+    FAST("search", tq_call_search,
+         "search(plan, packed, scales, gammas, rotated_queries, mask, k, accuracy, out_scores, out_indices, threads)"),
+    FAST("sketch", tq_call_sketch, "sketch(plan, residuals, out, threads)"),
     {NULL, NULL, 0, NULL},
 };
 

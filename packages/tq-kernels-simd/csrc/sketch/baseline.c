@@ -26,4 +26,13 @@ static void signs(const tq_sketch *sketch, const int32_t *r, uint8_t *out) {
     }
 }
 
-const tq_sketch_slots tq_sketch_baseline = {residual, signs};
+static void project(const tq_sketch *sketch, const float *x, float *out) {
+    for (size_t i = 0; i < sketch->projections; i++) {
+        const int16_t *row = sketch->matrix + i * sketch->dim;
+        double sum = 0;
+        for (size_t j = 0; j < sketch->dim; j++) sum += (double)row[j] * (double)x[j];
+        out[i] = (float)(sum * (1.0 / 2048.0));
+    }
+}
+
+const tq_sketch_slots tq_sketch_baseline = {residual, signs, project};

@@ -19,9 +19,11 @@ def decode(plan: object, packed: NDArray[Any], scales: NDArray[Any], out: NDArra
 def scores(
     plan: object,
     packed: NDArray[Any],
-    scales: NDArray[Any],
+    scales: NDArray[Any] | None,
+    gammas: NDArray[Any] | None,
     rotated_queries: NDArray[Any],
     out: NDArray[Any],
+    accuracy: int,
     threads: int,
     /,
 ) -> None: ...
@@ -56,3 +58,18 @@ def attend_workspace(
     /,
 ) -> int: ...
 def attend_exp(x: NDArray[Any], /) -> None: ...
+def search(
+    plan: object,
+    packed: NDArray[Any],
+    scales: NDArray[Any] | None,
+    gammas: NDArray[Any] | None,
+    rotated_queries: NDArray[Any],
+    mask: NDArray[Any] | None,
+    k: int,
+    accuracy: int,
+    out_scores: NDArray[Any],
+    out_indices: NDArray[Any],
+    threads: int,
+    /,
+) -> None: ...
+def sketch(plan: object, residuals: NDArray[Any], out: NDArray[Any], threads: int, /) -> None: ...

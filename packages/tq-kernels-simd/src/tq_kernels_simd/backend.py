@@ -11,12 +11,16 @@ from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
 from tq_kernels_simd import _simd
-from tq_kernels_simd.plan import pack_plan, pack_rotation
+from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
 
+ACCURACIES: Final = {"exact": 0, "int16": 1, "int8": 2, "auto": 3}  # csrc/score/query.h, csrc/search/run.h
+OPERATIONS: Final = ("rotate", "unrotate", "encode", "decode", "scores", "search", "sketch", "sketch_scores")
 MAX_THREADS: Final = 256
 
 
@@ -29,7 +33,8 @@ class SimdBackend(NumpyBackend):
         self.threads = threads
         self._rotations: WeakKeyDictionary[Rotation, object] = WeakKeyDictionary()
         self._plans: dict[tuple[object, ...], tuple[ScalarPlan, object]] = {}
-        self.levels = dict.fromkeys(("rotate", "unrotate", "encode", "decode", "scores"), _simd.level())
+        self._sketches: WeakKeyDictionary[Sketch, object] = WeakKeyDictionary()
+        self.levels = dict.fromkeys(OPERATIONS, _simd.level())
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
         """As NumpyBackend, bit for bit."""
@@ -67,13 +72,49 @@ class SimdBackend(NumpyBackend):
         _simd.decode(self._packed(plan), packed, scales, out, self.threads)
         return out
 
-    def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
-        """As NumpyBackend, within rounding."""
-        if plan.sketch is not None:
-            return super().scores(plan, packed, scales, gammas, queries)
+    def scores(
+        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+    ) -> F32:
+        """As NumpyBackend, within rounding; at "int16" and "int8" with the error that csrc/score/query.h allows."""
         out = np.empty((len(queries), len(packed)), np.float32)
-        _simd.scores(self._packed(plan), packed, scales, self.rotate(plan.rotation, queries), out, self.threads)
+        rotated = self.rotate(plan.rotation, queries)
+        _simd.scores(self._packed(plan), packed, scales, gammas, rotated, out, ACCURACIES[accuracy], self.threads)
         return out
+
+    def search(
+        self,
+        plan: ScalarPlan,
+        packed: U8,
+        scales: NDArray[np.floating],
+        gammas: NDArray[np.floating] | None,
+        queries: F32,
+        k: int,
+        mask: NDArray[np.bool_] | None,
+        accuracy: str,
+    ) -> tuple[F32, I64]:
+        """The k best rows of each query; scales and gammas in float16 or float32."""
+        found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        rotated, number = self.rotate(plan.rotation, queries), ACCURACIES[accuracy]
+        _simd.search(self._packed(plan), packed, scales, gammas, rotated, mask, k, number, *found, self.threads)
+        return found
+
+    def sketch(self, sketch: Sketch, residuals: I64) -> U8:
+        """As NumpyBackend, bit for bit."""
+        out = np.empty((len(residuals), (sketch.projections + 7) // 8), np.uint8)
+        _simd.sketch(self._packed_sketch(sketch), residuals, out, self.threads)
+        return out
+
+    def sketch_scores(self, sketch: Sketch, bits: U8, queries: F32) -> F32:
+        """As NumpyBackend, within rounding."""
+        out, ones = np.empty((len(queries), len(bits)), np.float32), np.ones(len(bits), np.float32)
+        _simd.scores(self._packed_sketch(sketch), bits, None, ones, queries, out, ACCURACIES["exact"], self.threads)
+        return out
+
+    def _packed_sketch(self, sketch: Sketch) -> object:
+        packed = self._sketches.get(sketch)
+        if packed is None:
+            packed = self._sketches[sketch] = pack_sketch(sketch)
+        return packed
 
     def _packed(self, plan: ScalarPlan) -> object:
         """The packed form of a plan, kept as long as the backend: a plan is a tuple of shared tables."""
