@@ -11,9 +11,7 @@ int tq_decode_rows(void *context, size_t first, size_t last) {
     uint8_t *codes = (uint8_t *)(row + 2 * padded);
     for (size_t r = first; r < last; r++) {
         tq_active.decode.centroids(&plan->book, job->packed + r * job->stride, codes, row);
-        tq_active.hadamard.inverse(&plan->rotation, row, row + padded);
-        float scale = job->scales[r], *out = job->out + r * dim;
-        for (size_t j = 0; j < dim; j++) out[j] = row[j] * scale;
+        tq_active.hadamard.inverse_to(&plan->rotation, row, row + padded, job->scales[r], job->out + r * dim);
     }
     tq_aligned_free(row);
     return 0;

@@ -1,5 +1,30 @@
 #include "hadamard/hadamard.h"
 
+#include "hadamard/lanes8.h"
+#include "hadamard/passes.h"
 #include "levels.h"
 
-void tq_hadamard_avx2(tq_hadamard_slots *slots) { (void)slots; }
+typedef float f32x4 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define VECTOR f32x4
+#define ORDER(name) name##_f32x4
+#include "hadamard/orders.h"
+#undef VECTOR
+#undef ORDER
+#define VECTOR f32x8
+#define ORDER(name) name##_f32x8
+#include "hadamard/orders.h"
+
+#include "hadamard/rounds.h"
+
+static void small_order(float *x, const tq_rotation *rotation, size_t width, int transpose, const float *scale) {
+    if (rotation->order == 12) (width < 8 ? order12_f32x4 : order12_f32x8)(x, width, transpose, scale);
+    else (width < 8 ? order20_f32x4 : order20_f32x8)(x, width, transpose, scale);
+}
+
+void tq_hadamard_avx2(tq_hadamard_slots *slots) {
+    slots->forward = forward;
+    slots->inverse = inverse;
+    slots->inverse_to = inverse_to;
+}

@@ -130,4 +130,9 @@ static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
     for (size_t j = 0; j < dim; j++) x[j] *= rotation->inverse_factor;
 }
 
-const tq_hadamard_slots tq_hadamard_baseline = {forward, inverse};
+static void inverse_to(const tq_rotation *rotation, float *x, float *scratch, float scale, float *out) {
+    inverse(rotation, x, scratch);
+    for (size_t j = 0; j < rotation->dim; j++) out[j] = x[j] * scale;
+}
+
+const tq_hadamard_slots tq_hadamard_baseline = {forward, inverse, inverse_to};
