@@ -49,7 +49,8 @@ static void unit_f64(const double *x, double inverse, size_t dim, float *out) {
 
 static int16_t clamped(float value) {
     float rounded = rintf(value);
-    return (int16_t)(rounded < -32767.0f ? -32767 : rounded > 32767.0f ? 32767 : (int)rounded);
+    if (!(rounded > -32767.0f)) return -32767; /* also what is no number, from infinite rows under a strict plan */
+    return (int16_t)(rounded > 32767.0f ? 32767 : (int)rounded);
 }
 
 static void coordinates(float *z, size_t dim, int16_t *v) {
@@ -95,4 +96,12 @@ static void pack(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out) {
     }
 }
 
-const tq_encode_slots tq_encode_baseline = {widen, norm_f32, norm_f64, unit_f32, unit_f64, coordinates, quantize, pack};
+static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
+                   int64_t *square) {
+    coordinates(z, book->dim, v);
+    quantize(book, z, v, 1.0f, codes, dot, square);
+    pack(codes, book->dim, book->bits, out);
+}
+
+const tq_encode_slots tq_encode_baseline = {widen,    norm_f32, norm_f64, unit_f32, unit_f64, coordinates,
+                                            quantize, pack,     finish};

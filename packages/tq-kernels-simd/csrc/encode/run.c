@@ -101,14 +101,19 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     const tq_plan *plan = job->plan;
     scratch of;
     if (scratch_make(&of, plan->book.dim)) return -1;
+    int is_direct = plan->candidates <= 1 && plan->sketch.kind == TQ_NO_SKETCH; /* nobody needs v and the codes */
     for (size_t row = first; row < last; row++) {
         double norm = normalised(job, row, &of);
         tq_active.hadamard.forward(&plan->rotation, of.scaled, of.spare);
-        tq_active.encode.coordinates(of.scaled, plan->book.dim, of.v);
         int64_t dot, square;
-        best_codes(plan, &of, &dot, &square);
         uint8_t *out = job->packed + row * plan->row_bytes;
-        tq_active.encode.pack(of.codes, plan->book.dim, plan->book.bits, out);
+        if (is_direct) {
+            tq_active.encode.finish(&plan->book, of.scaled, of.v, of.codes, out, &dot, &square);
+        } else {
+            tq_active.encode.coordinates(of.scaled, plan->book.dim, of.v);
+            best_codes(plan, &of, &dot, &square);
+            tq_active.encode.pack(of.codes, plan->book.dim, plan->book.bits, out);
+        }
         double factor = scale_factor(plan, dot, square);
         job->scales[row] = (float)(norm == 0 || factor == 0 ? 0.0 : norm * factor);
         if (plan->sketch.kind != TQ_NO_SKETCH)
