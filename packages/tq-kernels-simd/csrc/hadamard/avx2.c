@@ -18,13 +18,11 @@ typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
 
 #include "hadamard/rounds.h"
 
-static void small_order(float *x, const tq_rotation *rotation, size_t width, int transpose, const float *scale) {
-    if (rotation->order == 12) (width < 8 ? order12_f32x4 : order12_f32x8)(x, width, transpose, scale);
-    else (width < 8 ? order20_f32x4 : order20_f32x8)(x, width, transpose, scale);
+static void small_order(const tq_rotation *rotation, const float *x, float *out, size_t width, int transpose, const float *scale) {
+    if (rotation->order == 12) (width < 8 ? order12_f32x4 : order12_f32x8)(x, out, width, transpose, scale);
+    else (width < 8 ? order20_f32x4 : order20_f32x8)(x, out, width, transpose, scale);
 }
 
 void tq_hadamard_avx2(tq_hadamard_slots *slots) {
-    slots->forward = forward;
-    slots->inverse = inverse;
-    slots->inverse_to = inverse_to;
+    *slots = (tq_hadamard_slots){forward, forward_rows, forward_into, inverse, inverse_rows, inverse_into};
 }

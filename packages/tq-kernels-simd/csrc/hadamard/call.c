@@ -1,5 +1,3 @@
-#include <string.h>
-
 #include "args.h"
 #include "threads.h"
 
@@ -15,12 +13,11 @@ static int rows(void *context, size_t first, size_t last) {
     size_t dim = it->rotation->dim, padded = TQ_PADDED(dim);
     float *x = tq_aligned(2 * padded * sizeof *x);
     if (!x) return -1;
-    memset(x, 0, 2 * padded * sizeof *x);
-    for (size_t row = first; row < last; row++) {
-        memcpy(x, it->x + row * dim, dim * sizeof *x);
-        (it->inverse ? tq_active.hadamard.inverse : tq_active.hadamard.forward)(it->rotation, x, x + padded);
-        memcpy(it->out + row * dim, x, dim * sizeof *x);
-    }
+    for (size_t j = dim; j < padded; j++) x[j] = 0;
+    const tq_hadamard_slots *slots = &tq_active.hadamard;
+    for (size_t row = first; row < last; row++)
+        (it->inverse ? slots->inverse_into : slots->forward_into)(it->rotation, it->x + row * dim, x, x + padded,
+                                                                  it->out + row * dim);
     tq_aligned_free(x);
     return 0;
 }

@@ -12,6 +12,7 @@ typedef __m512 lanes;
 static inline lanes load(const float *x) { return _mm512_loadu_ps(x); }
 static inline void store(float *x, lanes value) { _mm512_storeu_ps(x, value); }
 static inline lanes broadcast(float value) { return _mm512_set1_ps(value); }
+static inline lanes minus(lanes a, lanes b) { return _mm512_fnmadd_ps(b, _mm512_set1_ps(1.0f), a); }
 static inline lanes flip(lanes value, const uint32_t *sign) {
     return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(value), _mm512_loadu_si512(sign)));
 }

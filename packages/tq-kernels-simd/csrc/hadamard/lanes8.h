@@ -12,6 +12,7 @@ typedef __m256 lanes;
 static inline lanes load(const float *x) { return _mm256_loadu_ps(x); }
 static inline void store(float *x, lanes value) { _mm256_storeu_ps(x, value); }
 static inline lanes broadcast(float value) { return _mm256_set1_ps(value); }
+static inline lanes minus(lanes a, lanes b) { return _mm256_fnmadd_ps(b, _mm256_set1_ps(1.0f), a); }
 static inline lanes flip(lanes value, const uint32_t *sign) {
     return _mm256_xor_ps(value, _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i *)sign)));
 }

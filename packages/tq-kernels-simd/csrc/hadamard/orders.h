@@ -1,11 +1,12 @@
-/* The order-12 and order-20 matrices over columns of vectors (docs/format.md, section 2), in place. Included once for each
+/* The order-12 and order-20 matrices over columns of vectors (docs/format.md, section 2). Included once for each
  * vector type: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names.
  *
  * Row j of a matrix of order m is the vectors at x + j * width. When width is smaller than the vector, a store overruns into
- * the next rows, which are written later, and in the end past the last: x has room for m * width + lanes numbers. */
+ * the next rows, which are written later, and in the end past the last: then `out` has room for m * width + lanes numbers,
+ * as `x` has. Every column is read before it is written, so that `out` may be x. */
 
-INLINE void ORDER(order12_column)(float *x, size_t width, int transpose, const float *scale) {
-#define AT(j) (*(VECTOR *)(x + (size_t)(j) * width))
+INLINE void ORDER(order12_column)(const float *x, float *out, size_t width, int transpose, const float *scale) {
+#define AT(j) (*(const VECTOR *)(x + (size_t)(j) * width))
     VECTOR a0 = AT(0), a1 = AT(1), a2 = AT(2), b0 = AT(3), b1 = AT(4), b2 = AT(5);
     VECTOR c0 = AT(6), c1 = AT(7), c2 = AT(8), d0 = AT(9), d1 = AT(10), d2 = AT(11);
     VECTOR a = (a0 + a1) + a2, b = (b0 + b1) + b2, c = (c0 + c1) + c2, d = (d0 + d1) + d2;
@@ -13,7 +14,7 @@ INLINE void ORDER(order12_column)(float *x, size_t width, int transpose, const f
     do {                                           \
         VECTOR half = w, sum = t + (half + half);  \
         if (scale) sum *= *scale;                  \
-        AT(j) = sum;                               \
+        *(VECTOR *)(out + (size_t)(j) * width) = sum; \
     } while (0)
     if (transpose) {
         VECTOR t0 = ((a + b) + c) + d, t1 = ((b - a) - c) + d, t2 = ((b - a) + c) - d, t3 = ((-a - b) + c) + d;
@@ -48,11 +49,11 @@ INLINE void ORDER(order12_column)(float *x, size_t width, int transpose, const f
 #undef AT
 }
 
-static void ORDER(order12)(float *x, size_t width, int transpose, const float *scale) {
+static void ORDER(order12)(const float *x, float *out, size_t width, int transpose, const float *scale) {
     const size_t lane_count = sizeof(VECTOR) / sizeof *x;
     for (size_t i = 0; i < width; i += lane_count) {
-        if (transpose) ORDER(order12_column)(x + i, width, 1, scale);
-        else ORDER(order12_column)(x + i, width, 0, scale);
+        if (transpose) ORDER(order12_column)(x + i, out + i, width, 1, scale);
+        else ORDER(order12_column)(x + i, out + i, width, 0, scale);
     }
 }
 
@@ -68,14 +69,14 @@ INLINE int paley(int row, int column) {
 #endif
 
 /* Rows first..first+4 of the product with the copy `in` of the 20 inputs: every sign is a constant when inlined. */
-INLINE void ORDER(order20_rows)(const VECTOR *in, float *x, size_t width, int first, int transpose, const float *scale) {
+INLINE void ORDER(order20_rows)(const VECTOR *in, float *out, size_t width, int first, int transpose, const float *scale) {
 #define SIGN(r, c) (transpose ? paley(c, first + r) : paley(first + r, c))
 #define START(r) VECTOR sum##r = SIGN(r, 0) > 0 ? in[0] : -in[0];
 #define TERM(r, c) sum##r = SIGN(r, c) > 0 ? sum##r + in[c] : sum##r - in[c];
 #define COLUMN(c) TERM(0, c) TERM(1, c) TERM(2, c) TERM(3, c) TERM(4, c)
 #define PUT(r)                       \
     if (scale) sum##r *= *scale;     \
-    *(VECTOR *)(x + (size_t)(first + r) * width) = sum##r;
+    *(VECTOR *)(out + (size_t)(first + r) * width) = sum##r;
     START(0) START(1) START(2) START(3) START(4)
     COLUMN(1) COLUMN(2) COLUMN(3) COLUMN(4) COLUMN(5) COLUMN(6) COLUMN(7) COLUMN(8) COLUMN(9) COLUMN(10)
     COLUMN(11) COLUMN(12) COLUMN(13) COLUMN(14) COLUMN(15) COLUMN(16) COLUMN(17) COLUMN(18) COLUMN(19)
@@ -87,14 +88,14 @@ INLINE void ORDER(order20_rows)(const VECTOR *in, float *x, size_t width, int fi
 #undef SIGN
 }
 
-static void ORDER(order20)(float *x, size_t width, int transpose, const float *scale) {
+static void ORDER(order20)(const float *x, float *out, size_t width, int transpose, const float *scale) {
     const size_t lane_count = sizeof(VECTOR) / sizeof *x;
     for (size_t i = 0; i < width; i += lane_count) {
         VECTOR in[20];
         for (size_t row = 0; row < 20; row++) in[row] = *(const VECTOR *)(x + i + row * width);
 #define FIVE(first)                                                          \
-    if (transpose) ORDER(order20_rows)(in, x + i, width, first, 1, scale);   \
-    else ORDER(order20_rows)(in, x + i, width, first, 0, scale);
+    if (transpose) ORDER(order20_rows)(in, out + i, width, first, 1, scale);   \
+    else ORDER(order20_rows)(in, out + i, width, first, 0, scale);
         FIVE(0)
         FIVE(5)
         FIVE(10)

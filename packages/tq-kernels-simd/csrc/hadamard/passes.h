@@ -11,11 +11,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define BUTTERFLY(a, b)          \
-    do {                         \
-        lanes difference = a - b; \
-        a = a + b;               \
-        b = difference;          \
+/* The fused a - b * 1 rounds once, as the subtraction does, and runs on the units that additions leave free. */
+#define BUTTERFLY(a, b)                        \
+    do {                                       \
+        lanes difference = minus(a, b);        \
+        a = a + b;                             \
+        b = difference;                        \
     } while (0)
 #define EACH_OF_8(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7)
 #define NETWORK_8            \
@@ -54,6 +55,32 @@ INLINE void block8(const float *in, const uint32_t *sign, float *out, const floa
     EACH_OF_8(STORE_8)
 }
 
+#define JOIN_8(k)                            \
+    {                                        \
+        lanes lower = load(low + k * step);  \
+        BUTTERFLY(lower, x##k);              \
+        if (scale) lower *= by, x##k *= by;  \
+        store(low + k * step, lower);        \
+        store(out + k * step, x##k);         \
+    }
+
+/* All stages of 16 * LANES neighbouring numbers: the second half stays in registers for the last one. */
+INLINE void block16(const float *in, const uint32_t *sign, float *low, const float *scale) {
+    block8(in, sign, low, NULL);
+    const size_t step = LANES;
+    float *out = low + 8 * LANES;
+    lanes by = broadcast(scale ? *scale : 1.0f);
+    in += 8 * LANES;
+    EACH_OF_8(LOAD_8)
+    if (sign) {
+        sign += 8 * LANES;
+        EACH_OF_8(FLIP_8)
+    }
+    EACH_OF_8(LANE_8)
+    NETWORK_8;
+    EACH_OF_8(JOIN_8)
+}
+
 /* All stages of `registers` * LANES neighbouring numbers, registers = 1, 2 or 4. */
 INLINE void block4(const float *in, const uint32_t *sign, float *out, const float *scale, size_t registers) {
     lanes x[4];
@@ -75,11 +102,11 @@ INLINE void block4(const float *in, const uint32_t *sign, float *out, const floa
 }
 
 /* Stages h, 2h, 4h of `count` numbers. */
-static void radix8(float *x, size_t h, size_t count, const float *scale) {
+static void radix8(const float *x, float *to, size_t h, size_t count, const float *scale) {
     for (size_t start = 0; start < count; start += 8 * h)
         for (size_t i = start; i < start + h; i += LANES) {
             const float *in = x + i;
-            float *out = x + i;
+            float *out = to + i;
             const size_t step = h;
             EACH_OF_8(LOAD_8)
             NETWORK_8;
@@ -92,10 +119,11 @@ static void radix8(float *x, size_t h, size_t count, const float *scale) {
 }
 
 /* Stages h and 2h. */
-static void radix4(float *x, size_t h, size_t count, const float *scale) {
+static void radix4(const float *x, float *to, size_t h, size_t count, const float *scale) {
     for (size_t start = 0; start < count; start += 4 * h)
         for (size_t i = start; i < start + h; i += LANES) {
-            float *at = x + i;
+            const float *at = x + i;
+            float *out = to + i;
             lanes x0 = load(at), x1 = load(at + h), x2 = load(at + 2 * h), x3 = load(at + 3 * h);
             BUTTERFLY(x0, x1);
             BUTTERFLY(x2, x3);
@@ -105,15 +133,15 @@ static void radix4(float *x, size_t h, size_t count, const float *scale) {
                 lanes by = broadcast(*scale);
                 x0 *= by, x1 *= by, x2 *= by, x3 *= by;
             }
-            store(at, x0);
-            store(at + h, x1);
-            store(at + 2 * h, x2);
-            store(at + 3 * h, x3);
+            store(out, x0);
+            store(out + h, x1);
+            store(out + 2 * h, x2);
+            store(out + 3 * h, x3);
         }
 }
 
 /* Stage h. */
-static void radix2(float *x, size_t h, size_t count, const float *scale) {
+static void radix2(const float *x, float *to, size_t h, size_t count, const float *scale) {
     for (size_t start = 0; start < count; start += 2 * h)
         for (size_t i = start; i < start + h; i += LANES) {
             lanes x0 = load(x + i), x1 = load(x + i + h);
@@ -122,8 +150,8 @@ static void radix2(float *x, size_t h, size_t count, const float *scale) {
                 lanes by = broadcast(*scale);
                 x0 *= by, x1 *= by;
             }
-            store(x + i, x0);
-            store(x + i + h, x1);
+            store(to + i, x0);
+            store(to + i + h, x1);
         }
 }
 
@@ -140,28 +168,39 @@ static void narrow(const float *in, const uint32_t *sign, float *out, size_t wid
     }
 }
 
-/* Every stage below `width`, a power of two, for each group of `width` among `count` numbers. `in` may be `out`; both have
- * room up to the next multiple of LANES. */
-static void stages(const float *in, const uint32_t *sign, float *out, size_t width, size_t count, const float *scale) {
+/* Whether the stages above the first block are best done by blocks of 8 or 16 registers: those of 16 save a pass where
+ * the others leave one or four stages, which no radix-8 pass ends. */
+static size_t first_block(size_t width) {
+    size_t rest = width / (8 * LANES);
+    return rest == 2 || rest == 16 || rest == 128 ? 16 * LANES : 8 * LANES;
+}
+
+/* Every stage below `width`, a power of two, for each group of `width` among `count` numbers, from `in` to `out` by way of `x`;
+ * any of them may be the same. When width < LANES, `in` and `out` have room up to the next multiple of LANES. */
+static void stages(const float *in, const uint32_t *sign, float *x, float *out, size_t width, size_t count,
+                   const float *scale) {
     if (width < LANES) {
         narrow(in, sign, out, width, count, scale);
         return;
     }
-    size_t h = width < 8 * LANES ? width : 8 * LANES;
+    size_t h = width < 8 * LANES ? width : first_block(width);
+    float *to = h == width ? out : x;
     const float *first_scale = h == width ? scale : NULL;
     for (size_t i = 0; i < count; i += h) {
         const uint32_t *flips = sign ? sign + i : NULL;
-        if (h == 8 * LANES) block8(in + i, flips, out + i, first_scale);
-        else if (h == 4 * LANES) block4(in + i, flips, out + i, first_scale, 4);
-        else if (h == 2 * LANES) block4(in + i, flips, out + i, first_scale, 2);
-        else block4(in + i, flips, out + i, first_scale, 1);
+        if (h == 16 * LANES) block16(in + i, flips, to + i, first_scale);
+        else if (h == 8 * LANES) block8(in + i, flips, to + i, first_scale);
+        else if (h == 4 * LANES) block4(in + i, flips, to + i, first_scale, 4);
+        else if (h == 2 * LANES) block4(in + i, flips, to + i, first_scale, 2);
+        else block4(in + i, flips, to + i, first_scale, 1);
     }
     while (h < width) {
         size_t rest = width / h, radix = rest == 2 ? 2 : rest == 4 || rest == 16 ? 4 : 8;
         const float *last_scale = rest == radix ? scale : NULL;
-        if (radix == 8) radix8(out, h, count, last_scale);
-        else if (radix == 4) radix4(out, h, count, last_scale);
-        else radix2(out, h, count, last_scale);
+        to = rest == radix ? out : x;
+        if (radix == 8) radix8(x, to, h, count, last_scale);
+        else if (radix == 4) radix4(x, to, h, count, last_scale);
+        else radix2(x, to, h, count, last_scale);
         h *= radix;
     }
 }

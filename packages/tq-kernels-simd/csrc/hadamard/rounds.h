@@ -7,7 +7,8 @@
 
 #include "hadamard/hadamard.h"
 
-static void small_order(float *x, const tq_rotation *rotation, size_t width, int transpose, const float *scale);
+static void small_order(const tq_rotation *rotation, const float *x, float *out, size_t width, int transpose,
+                        const float *scale);
 
 static inline float flip_one(float value, uint32_t sign) {
     uint32_t bits;
@@ -31,64 +32,83 @@ static void short_block(const float *in, const uint32_t *sign, float *out, size_
     for (size_t i = 0; i < block; i++) out[i] = x[i] * scale;
 }
 
-/* The transform of one round without permutations; `scale` multiplies its result and is NULL when order is 0. */
-static void transform(const tq_rotation *rotation, const float *in, const uint32_t *sign, float *out, int transpose,
-                      const float *scale) {
+/* The transform of one round, after `sign` and without permutations, from `in` to `out` by way of `x`; `scale` multiplies the
+ * result and is NULL when order is 0. */
+static void transform(const tq_rotation *rotation, const float *in, const uint32_t *sign, float *x, float *out,
+                      int transpose, const float *scale) {
     size_t dim = rotation->dim, start = 0;
     if (rotation->order) {
         size_t width = dim / rotation->order;
-        stages(in, sign, out, width, dim, rotation->order == 1 ? scale : NULL);
-        if (rotation->order > 1) small_order(out, rotation, width, transpose, scale);
+        int is_all = rotation->order == 1;
+        stages(in, sign, x, is_all ? out : x, width, dim, is_all ? scale : NULL);
+        if (!is_all) small_order(rotation, x, out, width, transpose, scale);
         return;
     }
     for (size_t block = (size_t)1 << 20; block; block >>= 1) {
         if (!(dim & block)) continue;
         const uint32_t *flips = sign ? sign + start : NULL;
         float root = (float)(1.0 / sqrt((double)block));
-        if (block >= LANES) stages(in + start, flips, out + start, block, block, &root);
+        if (block >= LANES) stages(in + start, flips, x + start, out + start, block, block, &root);
         else short_block(in + start, flips, out + start, block, root);
         start += block;
     }
 }
 
-static void forward(const tq_rotation *rotation, float *x, float *scratch) {
+/* The rounds of one row whose order is not 0, from `in` to `out` by way of x. */
+static void forward_plain(const tq_rotation *rotation, const float *in, float *x, float *out) {
     size_t dim = rotation->dim, rounds = rotation->rounds;
-    float *at = x, *spare = scratch;
     for (size_t r = 0; r < rounds; r++) {
         int is_last = r + 1 == rounds;
-        transform(rotation, at, rotation->signs + r * dim, at, 0, is_last && rotation->order ? &rotation->factor : NULL);
-        if (rotation->order || is_last) continue;
-        const int32_t *from = rotation->permutations + r * dim;
-        for (size_t i = 0; i < dim; i++) spare[i] = at[from[i]];
-        float *swap = at;
-        at = spare;
-        spare = swap;
+        transform(rotation, r ? x : in, rotation->signs + r * dim, x, is_last ? out : x, 0,
+                  is_last ? &rotation->factor : NULL);
     }
-    if (rounds && rotation->order) return;
-    for (size_t j = 0; j < dim; j++) x[j] = at[j] * rotation->factor;
 }
 
-/* The rounds backwards, but for the last signs; returns x or scratch, where the result lies. */
-static float *unturned(const tq_rotation *rotation, float *x, float *scratch) {
+/* As forward_plain, with permutations between the rounds: x and spare are taken in turn. */
+static void forward_permuted(const tq_rotation *rotation, const float *in, float *x, float *spare, float *out) {
     size_t dim = rotation->dim, rounds = rotation->rounds;
-    float *at = x, *spare = scratch;
+    const float *at = in;
+    for (size_t r = 0; r < rounds; r++) {
+        transform(rotation, at, rotation->signs + r * dim, x, x, 0, NULL);
+        at = x;
+        if (r + 1 == rounds) break;
+        const int32_t *from = rotation->permutations + r * dim;
+        for (size_t i = 0; i < dim; i++) spare[i] = x[from[i]];
+        at = spare;
+        spare = x;
+        x = (float *)at;
+    }
+    for (size_t j = 0; j < dim; j++) out[j] = at[j] * rotation->factor;
+}
+
+static void forward_to(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    if (rotation->order && rotation->rounds) forward_plain(rotation, in, x, out);
+    else forward_permuted(rotation, in, x, scratch, out);
+}
+
+/* The rounds backwards, but for the last signs: from `in` to x or scratch, whichever is returned. */
+static const float *unturned(const tq_rotation *rotation, const float *in, float *x, float *scratch) {
+    size_t dim = rotation->dim, rounds = rotation->rounds;
+    const float *at = in;
     for (size_t r = rounds; r-- > 0;) {
         const uint32_t *sign = r + 1 < rounds ? rotation->signs + (r + 1) * dim : NULL;
         if (sign && rotation->order == 0) {
             const int32_t *to = rotation->permutations + r * dim;
-            for (size_t i = 0; i < dim; i++) spare[to[i]] = flip_one(at[i], sign[i]);
-            float *swap = at;
-            at = spare;
-            spare = swap;
+            for (size_t i = 0; i < dim; i++) scratch[to[i]] = flip_one(at[i], sign[i]);
+            float *swap = x;
+            x = scratch;
+            scratch = swap;
+            at = x;
             sign = NULL;
         }
-        transform(rotation, at, sign, at, 1, NULL);
+        transform(rotation, at, sign, x, x, 1, NULL);
+        at = x;
     }
     return at;
 }
 
-static void inverse_to(const tq_rotation *rotation, float *x, float *scratch, float scale, float *out) {
-    const float *at = unturned(rotation, x, scratch);
+/* The last signs and factors: ((x with signs) * inverse_factor) * scale. */
+static void ended(const tq_rotation *rotation, const float *at, float scale, float *out) {
     const uint32_t *sign = rotation->signs;
     float factor = rotation->inverse_factor;
     size_t dim = rotation->dim, j = 0;
@@ -98,8 +118,58 @@ static void inverse_to(const tq_rotation *rotation, float *x, float *scratch, fl
     for (; j < dim; j++) out[j] = ((rotation->rounds ? flip_one(at[j], sign[j]) : at[j]) * factor) * scale;
 }
 
+static void forward(const tq_rotation *rotation, float *x, float *scratch) {
+    forward_to(rotation, x, x, scratch, x);
+}
+
 static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
-    inverse_to(rotation, x, scratch, 1.0f, x);
+    ended(rotation, unturned(rotation, x, x, scratch), 1.0f, x);
+}
+
+/* Round by round over all rows: a round waits for the one before it, and another row's work fills the wait. */
+static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch) {
+    size_t dim = rotation->dim, rounds = rotation->rounds, stride = TQ_PADDED(dim);
+    if (!rounds || !rotation->order) {
+        for (size_t row = 0; row < rows; row++) forward(rotation, x + row * stride, scratch);
+        return;
+    }
+    for (size_t r = 0; r < rounds; r++)
+        for (size_t row = 0; row < rows; row++) {
+            float *at = x + row * stride;
+            transform(rotation, at, rotation->signs + r * dim, at, at, 0, r + 1 == rounds ? &rotation->factor : NULL);
+        }
+}
+
+static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales,
+                         float *out) {
+    size_t dim = rotation->dim, rounds = rotation->rounds, stride = TQ_PADDED(dim);
+    if (rotation->order)
+        for (size_t r = rounds; r-- > 0;)
+            for (size_t row = 0; row < rows; row++) {
+                float *at = x + row * stride;
+                transform(rotation, at, r + 1 < rounds ? rotation->signs + (r + 1) * dim : NULL, at, at, 1, NULL);
+            }
+    for (size_t row = 0; row < rows; row++) {
+        const float *at = x + row * stride;
+        if (!rotation->order) at = unturned(rotation, at, x + row * stride, scratch);
+        ended(rotation, at, scales[row], out + row * dim);
+    }
+}
+
+/* Rows below 64 numbers go through a copy, because their last register may reach beyond them. */
+static void forward_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    if (rotation->dim >= 64) {
+        forward_to(rotation, in, x, scratch, out);
+        return;
+    }
+    memcpy(x, in, rotation->dim * sizeof *x);
+    forward_to(rotation, x, x, scratch, x);
+    memcpy(out, x, rotation->dim * sizeof *x);
+}
+
+static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    if (rotation->dim < 64) in = memcpy(x, in, rotation->dim * sizeof *x);
+    ended(rotation, unturned(rotation, in, x, scratch), 1.0f, out);
 }
 
 #endif
