@@ -101,6 +101,7 @@ INLINE small_table small_table_of(const tq_codebook *book, int bits) {
 INLINE void centroids32(const small_table *table, const uint8_t *low, const uint8_t *high, int bits, float *out) {
     const __m256i twos = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
     const __m256i up = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+#pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
         __m256 value;
         if (bits == 4) {
@@ -112,7 +113,8 @@ INLINE void centroids32(const small_table *table, const uint8_t *low, const uint
             __m256i upper = _mm256_sllv_epi32(_mm256_set1_epi32(low[k]), up);
             value = _mm256_blendv_ps(table->low, table->high, _mm256_castsi256_ps(upper));
         } else {
-            __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(low[2 * k] | low[2 * k + 1] << 8), twos);
+            __m256i sixteen = _mm256_set1_epi32((int)word(low + 4 * (k / 2)));
+            __m256i index = _mm256_srlv_epi32(k % 2 ? _mm256_srli_epi32(sixteen, 16) : sixteen, twos);
             value = _mm256_permutevar_ps(table->low, index);
             if (bits == 3) {
                 __m256i upper = _mm256_sllv_epi32(_mm256_set1_epi32(high[k]), up);

@@ -123,13 +123,17 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     const tq_encode_job *job = context;
     const tq_plan *plan = job->plan;
     size_t padded = TQ_PADDED(plan->book.dim), batch = TQ_BATCH(padded);
+    size_t row_bytes = plan->book.dim * (job->dtype == 'd' ? 8 : job->dtype == 'f' ? 4 : 2);
     if (batch > last - first) batch = last > first ? last - first : 1;
     scratch of;
     if (scratch_make(&of, plan->book.dim, batch)) return -1;
     for (size_t start = first; start < last; start += batch) {
         size_t rows = last - start < batch ? last - start : batch;
+        const char *next = start + batch < last ? (const char *)job->x + (start + batch) * row_bytes : NULL;
         for (size_t r = 0; r < rows; r++) of.norms[r] = normalised(job, start + r, &of, of.scaled + r * padded);
+        if (next) tq_ahead(next, batch * row_bytes / 2);
         tq_active.hadamard.forward_rows(&plan->rotation, of.scaled, rows, of.spare);
+        if (next) tq_ahead(next + batch * row_bytes / 2, batch * row_bytes / 2);
         for (size_t r = 0; r < rows; r++) finish(job, start + r, &of, of.scaled + r * padded, of.norms[r]);
     }
     tq_aligned_free(of.memory);

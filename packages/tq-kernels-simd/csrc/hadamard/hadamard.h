@@ -16,6 +16,11 @@
  * at most 8. */
 #define TQ_BATCH(padded) ((padded) >= 1024 ? 1 : (padded) >= 512 ? 2 : (padded) >= 256 ? 4 : 8)
 
+/* Asks for `bytes` of memory ahead of their use, which may lie beyond every array: nothing is read. */
+static inline void tq_ahead(const void *start, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)start + i, 0, 2);
+}
+
 typedef struct tq_hadamard_slots {
     /* x in place; scratch for one row. */
     void (*forward)(const tq_rotation *rotation, float *x, float *scratch);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline)) /* where gcc 12, given more to look at, spills what fits in registers */
 
 /* The fused a - b * 1 rounds once, as the subtraction does, and runs on the units that additions leave free. */
 #define BUTTERFLY(a, b)                        \
@@ -59,17 +60,23 @@ INLINE void block8(const float *in, const uint32_t *sign, float *out, const floa
     {                                        \
         lanes lower = load(low + k * step);  \
         BUTTERFLY(lower, x##k);              \
-        if (scale) lower *= by, x##k *= by;  \
         store(low + k * step, lower);        \
         store(out + k * step, x##k);         \
     }
+#define JOIN_SCALED_8(k)                      \
+    {                                         \
+        lanes lower = load(low + k * step);   \
+        BUTTERFLY(lower, x##k);               \
+        store(low + k * step, lower * by);    \
+        store(out + k * step, x##k * by);     \
+    }
 
 /* All stages of 16 * LANES neighbouring numbers: the second half stays in registers for the last one. */
-INLINE void block16(const float *in, const uint32_t *sign, float *low, const float *scale) {
+static NOINLINE void block16(const float *in, const uint32_t *sign, float *low, const float *scale) {
     block8(in, sign, low, NULL);
+    __asm__ volatile("" ::: "memory"); /* or gcc keeps what it stored in registers that it has not */
     const size_t step = LANES;
     float *out = low + 8 * LANES;
-    lanes by = broadcast(scale ? *scale : 1.0f);
     in += 8 * LANES;
     EACH_OF_8(LOAD_8)
     if (sign) {
@@ -78,7 +85,12 @@ INLINE void block16(const float *in, const uint32_t *sign, float *low, const flo
     }
     EACH_OF_8(LANE_8)
     NETWORK_8;
-    EACH_OF_8(JOIN_8)
+    if (scale) { /* two copies, for a branch in each of the eight would spill them all */
+        lanes by = broadcast(*scale);
+        EACH_OF_8(JOIN_SCALED_8)
+    } else {
+        EACH_OF_8(JOIN_8)
+    }
 }
 
 /* All stages of `registers` * LANES neighbouring numbers, registers = 1, 2 or 4. */
@@ -186,14 +198,16 @@ static void stages(const float *in, const uint32_t *sign, float *x, float *out, 
     size_t h = width < 8 * LANES ? width : first_block(width);
     float *to = h == width ? out : x;
     const float *first_scale = h == width ? scale : NULL;
-    for (size_t i = 0; i < count; i += h) {
-        const uint32_t *flips = sign ? sign + i : NULL;
-        if (h == 16 * LANES) block16(in + i, flips, to + i, first_scale);
-        else if (h == 8 * LANES) block8(in + i, flips, to + i, first_scale);
-        else if (h == 4 * LANES) block4(in + i, flips, to + i, first_scale, 4);
-        else if (h == 2 * LANES) block4(in + i, flips, to + i, first_scale, 2);
-        else block4(in + i, flips, to + i, first_scale, 1);
-    }
+#define EACH_BLOCK(block) \
+    for (size_t i = 0; i < count; i += h) block
+#define FLIPS (sign ? sign + i : NULL)
+    if (h == 16 * LANES) EACH_BLOCK(block16(in + i, FLIPS, to + i, first_scale));
+    else if (h == 8 * LANES) EACH_BLOCK(block8(in + i, FLIPS, to + i, first_scale));
+    else if (h == 4 * LANES) EACH_BLOCK(block4(in + i, FLIPS, to + i, first_scale, 4));
+    else if (h == 2 * LANES) EACH_BLOCK(block4(in + i, FLIPS, to + i, first_scale, 2));
+    else EACH_BLOCK(block4(in + i, FLIPS, to + i, first_scale, 1));
+#undef FLIPS
+#undef EACH_BLOCK
     while (h < width) {
         size_t rest = width / h, radix = rest == 2 ? 2 : rest == 4 || rest == 16 ? 4 : 8;
         const float *last_scale = rest == radix ? scale : NULL;

@@ -38,10 +38,13 @@ static void transform(const tq_rotation *rotation, const float *in, const uint32
                       int transpose, const float *scale) {
     size_t dim = rotation->dim, start = 0;
     if (rotation->order) {
-        size_t width = dim / rotation->order;
-        int is_all = rotation->order == 1;
-        stages(in, sign, x, is_all ? out : x, width, dim, is_all ? scale : NULL);
-        if (!is_all) small_order(rotation, x, out, width, transpose, scale);
+        if (rotation->order == 1) {
+            stages(in, sign, x, out, dim, dim, scale);
+            return;
+        }
+        size_t width = rotation->order == 12 ? dim / 12 : dim / 20; /* divisors that the compiler knows */
+        stages(in, sign, x, x, width, dim, NULL);
+        small_order(rotation, x, out, width, transpose, scale);
         return;
     }
     for (size_t block = (size_t)1 << 20; block; block >>= 1) {
@@ -156,15 +159,17 @@ static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, flo
     }
 }
 
-/* Rows below 64 numbers go through a copy, because their last register may reach beyond them. */
+/* Rows below 64 numbers go through a copy, because their last register may reach beyond them; those of order 12 or 20 come out
+ * through one, because their last pass writes 12 or 20 places in turn, which memory that is not in the cache does slowly. */
 static void forward_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
-    if (rotation->dim >= 64) {
+    size_t bytes = rotation->dim * sizeof *x;
+    if (rotation->dim < 64) in = memcpy(x, in, bytes);
+    if (rotation->dim >= 64 && rotation->order <= 1) {
         forward_to(rotation, in, x, scratch, out);
         return;
     }
-    memcpy(x, in, rotation->dim * sizeof *x);
-    forward_to(rotation, x, x, scratch, x);
-    memcpy(out, x, rotation->dim * sizeof *x);
+    forward_to(rotation, in, x, scratch, x);
+    memcpy(out, x, bytes);
 }
 
 static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
