@@ -24,5 +24,6 @@ static void small_order(const tq_rotation *rotation, const float *x, float *out,
 }
 
 void tq_hadamard_avx2(tq_hadamard_slots *slots) {
-    *slots = (tq_hadamard_slots){forward, forward_rows, forward_into, inverse, inverse_rows, inverse_into};
+    *slots = (tq_hadamard_slots){forward,      forward_rows, forward_into,    inverse,
+                                 inverse_rows, inverse_into, copy_past_cache, settle};
 }

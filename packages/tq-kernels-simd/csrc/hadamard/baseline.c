@@ -155,4 +155,9 @@ static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, flo
     }
 }
 
-const tq_hadamard_slots tq_hadamard_baseline = {forward, forward_rows, forward_into, inverse, inverse_rows, inverse_into};
+static void copy(const float *x, float *out, size_t count) { memcpy(out, x, count * sizeof *x); }
+
+static void settle(void) {}
+
+const tq_hadamard_slots tq_hadamard_baseline = {forward,      forward_rows, forward_into, inverse,
+                                                inverse_rows, inverse_into, copy,         settle};

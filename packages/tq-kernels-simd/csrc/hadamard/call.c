@@ -5,8 +5,10 @@ typedef struct job {
     const tq_rotation *rotation;
     const float *x;
     float *out;
-    int inverse;
+    int inverse, is_large;
 } job;
+
+#define LARGE_BYTES ((size_t)24 << 20) /* where input and output together leave few caches of today room */
 
 static int rows(void *context, size_t first, size_t last) {
     const job *it = context;
@@ -15,9 +17,14 @@ static int rows(void *context, size_t first, size_t last) {
     if (!x) return -1;
     for (size_t j = dim; j < padded; j++) x[j] = 0;
     const tq_hadamard_slots *slots = &tq_active.hadamard;
-    for (size_t row = first; row < last; row++)
+    for (size_t row = first; row < last; row++) {
+        float *out = it->out + row * dim;
+        if (it->is_large && row + 1 < last) tq_ahead(it->x + (row + 1) * dim, dim * sizeof *x);
         (it->inverse ? slots->inverse_into : slots->forward_into)(it->rotation, it->x + row * dim, x, x + padded,
-                                                                  it->out + row * dim);
+                                                                  it->is_large ? x : out);
+        if (it->is_large) slots->copy_past_cache(x, out, dim);
+    }
+    slots->settle();
     tq_aligned_free(x);
     return 0;
 }
@@ -36,7 +43,7 @@ PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t cou
     Py_buffer *x = tq_buffer(&arguments, args[1], "x", "f", 2, TQ_ANY, dim, 0);
     Py_buffer *out = x ? tq_buffer(&arguments, args[2], "out", "f", 2, x->shape[0], dim, 1) : NULL;
     if (out) {
-        job it = {&plan->rotation, x->buf, out->buf, (int)inverse};
+        job it = {&plan->rotation, x->buf, out->buf, (int)inverse, (size_t)x->len >= LARGE_BYTES};
         int failed;
         Py_BEGIN_ALLOW_THREADS
         failed = tq_parallel((int)threads, (size_t)x->shape[0], 65536 / (size_t)dim + 1, rows, &it);

@@ -26,13 +26,17 @@ typedef struct tq_hadamard_slots {
     void (*forward)(const tq_rotation *rotation, float *x, float *scratch);
     /* The same for rows of x that follow each other after TQ_PADDED(dim) floats. */
     void (*forward_rows)(const tq_rotation *rotation, float *x, size_t rows, float *scratch);
-    /* From in to out, which may be the same; x and scratch are scratch. */
+    /* From in to out, either of which may be x or the other; x and scratch are scratch. */
     void (*forward_into)(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out);
     void (*inverse)(const tq_rotation *rotation, float *x, float *scratch);
     /* The rows of x as for forward_rows, then times their scale, to rows of `out` that follow each other after dim floats;
      * x is scratch after it. */
     void (*inverse_rows)(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales, float *out);
     void (*inverse_into)(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out);
+    /* A copy for results that are larger than the cache: it need not hold them. After the last one, `settle` makes them seen
+     * by other threads. */
+    void (*copy_past_cache)(const float *x, float *out, size_t count);
+    void (*settle)(void);
 } tq_hadamard_slots;
 
 #endif

@@ -169,12 +169,22 @@ static void forward_into(const tq_rotation *rotation, const float *in, float *x,
         return;
     }
     forward_to(rotation, in, x, scratch, x);
-    memcpy(out, x, bytes);
+    if (out != x) memcpy(out, x, bytes);
 }
 
 static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
     if (rotation->dim < 64) in = memcpy(x, in, rotation->dim * sizeof *x);
     ended(rotation, unturned(rotation, in, x, scratch), 1.0f, out);
 }
+
+/* Past the cache in pieces of 16 bytes, which numpy's arrays are aligned to. */
+static void copy_past_cache(const float *x, float *out, size_t count) {
+    size_t j = 0;
+    if ((uintptr_t)out % 16 == 0)
+        for (; j + 4 <= count; j += 4) _mm_stream_ps(out + j, _mm_loadu_ps(x + j));
+    for (; j < count; j++) out[j] = x[j];
+}
+
+static void settle(void) { _mm_sfence(); }
 
 #endif
