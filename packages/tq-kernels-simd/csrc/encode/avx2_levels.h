@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "plan.h"
 
@@ -29,11 +30,12 @@ typedef struct small_book {
 
 INLINE small_book small_book_of(const tq_codebook *book, int bits) {
     small_book of;
-    int16_t levels[8] = {0};
     int half = 1 << (bits - 1);
+    int64_t few = 0; /* by way of a register: 16 bytes read from what was stored in pieces would wait for them */
     for (int m = 0; m + 1 < half; m++) of.threshold[m] = _mm256_set1_epi16(book->thresholds[m]);
-    for (int m = 0; m < half; m++) levels[m] = book->levels[m];
-    of.levels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)levels));
+    if (bits < 4) memcpy(&few, book->levels, (size_t)half * 2);
+    of.levels = _mm256_broadcastsi128_si256(bits < 4 ? _mm_cvtsi64_si128(few)
+                                                     : _mm_loadu_si128((const __m128i *)book->levels));
     of.middle = _mm256_set1_epi8((char)half);
     return of;
 }

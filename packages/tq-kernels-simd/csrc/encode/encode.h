@@ -11,7 +11,7 @@ typedef struct tq_encode_slots {
     /* The float64 norm: squares added by the halving tree. `x` of any alignment; `scratch` has room for dim doubles. */
     double (*norm_f32)(const float *x, size_t dim, double *scratch);
     double (*norm_f64)(const double *x, size_t dim, double *scratch);
-    /* float32(float64(x_j) * inverse). */
+    /* float32(float64(x_j) * inverse); `out` may be x. */
     void (*unit_f32)(const float *x, double inverse, size_t dim, float *out);
     void (*unit_f64)(const double *x, double inverse, size_t dim, float *out);
     /* v_j = clamp(round_half_even(4096 * z_j), -32767, 32767); z is multiplied by 4096 in place. */

@@ -47,28 +47,32 @@ static double scale_factor(const tq_plan *plan, int64_t dot, int64_t square) {
     return plan->rule == TQ_NORM ? sqrt(full / b) : full / a;
 }
 
-/* The unit row in float32, in `unit`, and its norm in float64. */
-static double normalised(const tq_encode_job *job, size_t row, scratch *of, float *unit) {
-    size_t dim = job->plan->book.dim;
+/* Norms and float32 unit rows of a batch. All norms come before the first division by one, which would wait for it. */
+static void normalise(const tq_encode_job *job, size_t start, size_t rows, scratch *of) {
+    size_t dim = job->plan->book.dim, padded = TQ_PADDED(dim);
     const tq_encode_slots *slots = &tq_active.encode;
-    if (job->dtype == 'd') {
-        const double *x = (const double *)job->x + row * dim;
-        double norm = job->plan->strict ? 1.0 : slots->norm_f64(x, dim, of->wide);
-        slots->unit_f64(x, norm > 0 ? 1.0 / norm : 1.0, dim, unit);
-        return norm;
-    }
-    const float *x = (const float *)job->x + row * dim;
+    int strict = job->plan->strict;
+    const double *wide = (const double *)job->x + start * dim;
+    const float *x = (const float *)job->x + start * dim;
+    size_t stride = dim;
     if (job->dtype == 'e') {
-        slots->widen((const uint16_t *)job->x + row * dim, dim, of->row);
-        x = of->row;
+        for (size_t r = 0; r < rows; r++)
+            slots->widen((const uint16_t *)job->x + (start + r) * dim, dim, of->scaled + r * padded);
+        x = of->scaled;
+        stride = padded;
     }
-    if (job->plan->strict) {
-        memcpy(unit, x, dim * sizeof *x);
-        return 1.0;
+    for (size_t r = 0; r < rows; r++) {
+        if (strict) of->norms[r] = 1.0;
+        else if (job->dtype == 'd') of->norms[r] = slots->norm_f64(wide + r * dim, dim, of->wide);
+        else of->norms[r] = slots->norm_f32(x + r * stride, dim, of->wide);
     }
-    double norm = slots->norm_f32(x, dim, of->wide);
-    slots->unit_f32(x, norm > 0 ? 1.0 / norm : 1.0, dim, unit);
-    return norm;
+    for (size_t r = 0; r < rows; r++) {
+        float *unit = of->scaled + r * padded;
+        double inverse = of->norms[r] > 0 ? 1.0 / of->norms[r] : 1.0;
+        if (job->dtype == 'd') slots->unit_f64(wide + r * dim, inverse, dim, unit);
+        else if (!strict) slots->unit_f32(x + r * stride, inverse, dim, unit);
+        else if (x != of->scaled) memcpy(unit, x + r * dim, dim * sizeof *unit);
+    }
 }
 
 /* Codes of the winning candidate in of->codes; only a strictly larger merit replaces the winner. */
@@ -130,7 +134,7 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     for (size_t start = first; start < last; start += batch) {
         size_t rows = last - start < batch ? last - start : batch;
         const char *next = start + batch < last ? (const char *)job->x + (start + batch) * row_bytes : NULL;
-        for (size_t r = 0; r < rows; r++) of.norms[r] = normalised(job, start + r, &of, of.scaled + r * padded);
+        normalise(job, start, rows, &of);
         if (next) tq_ahead(next, batch * row_bytes / 2);
         tq_active.hadamard.forward_rows(&plan->rotation, of.scaled, rows, of.spare);
         if (next) tq_ahead(next + batch * row_bytes / 2, batch * row_bytes / 2);

@@ -129,6 +129,16 @@ static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
     ended(rotation, unturned(rotation, x, x, scratch), 1.0f, x);
 }
 
+/* One round of each row that is a single block, the usual size of a head: 0 where rows are none. */
+static int block_rows(size_t dim, float *x, size_t rows, const uint32_t *sign, const float *scale) {
+    if (dim == 8 * LANES)
+        for (size_t row = 0; row < rows; row++) block8(x + row * dim, sign, x + row * dim, scale);
+    else if (dim == 16 * LANES)
+        for (size_t row = 0; row < rows; row++) block16(x + row * dim, sign, x + row * dim, scale);
+    else return 0;
+    return 1;
+}
+
 /* Round by round over all rows: a round waits for the one before it, and another row's work fills the wait. */
 static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch) {
     size_t dim = rotation->dim, rounds = rotation->rounds, stride = TQ_PADDED(dim);
@@ -136,22 +146,25 @@ static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, flo
         for (size_t row = 0; row < rows; row++) forward(rotation, x + row * stride, scratch);
         return;
     }
-    for (size_t r = 0; r < rounds; r++)
-        for (size_t row = 0; row < rows; row++) {
-            float *at = x + row * stride;
-            transform(rotation, at, rotation->signs + r * dim, at, at, 0, r + 1 == rounds ? &rotation->factor : NULL);
-        }
+    for (size_t r = 0; r < rounds; r++) {
+        const uint32_t *sign = rotation->signs + r * dim;
+        const float *scale = r + 1 == rounds ? &rotation->factor : NULL;
+        if (rotation->order == 1 && block_rows(dim, x, rows, sign, scale)) continue;
+        for (size_t row = 0; row < rows; row++)
+            transform(rotation, x + row * stride, sign, x + row * stride, x + row * stride, 0, scale);
+    }
 }
 
 static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales,
                          float *out) {
     size_t dim = rotation->dim, rounds = rotation->rounds, stride = TQ_PADDED(dim);
     if (rotation->order)
-        for (size_t r = rounds; r-- > 0;)
-            for (size_t row = 0; row < rows; row++) {
-                float *at = x + row * stride;
-                transform(rotation, at, r + 1 < rounds ? rotation->signs + (r + 1) * dim : NULL, at, at, 1, NULL);
-            }
+        for (size_t r = rounds; r-- > 0;) {
+            const uint32_t *sign = r + 1 < rounds ? rotation->signs + (r + 1) * dim : NULL;
+            if (rotation->order == 1 && block_rows(dim, x, rows, sign, NULL)) continue;
+            for (size_t row = 0; row < rows; row++)
+                transform(rotation, x + row * stride, sign, x + row * stride, x + row * stride, 1, NULL);
+        }
     for (size_t row = 0; row < rows; row++) {
         const float *at = x + row * stride;
         if (!rotation->order) at = unturned(rotation, at, x + row * stride, scratch);
