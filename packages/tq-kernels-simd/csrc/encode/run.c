@@ -99,8 +99,7 @@ static void sketch_residual(const tq_plan *plan, scratch *of, double norm, doubl
     size_t dim = plan->book.dim;
     int64_t total = tq_active.sketch.residual(&plan->book, of->codes, of->v, factor, of->residual);
     double length = sqrt((double)total);
-    double product = norm == 0 || length == 0 ? 0.0 : norm * length;
-    *gamma = (float)(product / (UNIT * sqrt((double)dim)));
+    *gamma = (float)(norm * length / (UNIT * sqrt((double)dim)));
     tq_sketch_row(&plan->sketch, of->residual, of->row, of->spare, out);
 }
 
@@ -118,7 +117,7 @@ static void finish(const tq_encode_job *job, size_t row, scratch *of, float *z, 
         slots->pack(of->codes, plan->book.dim, plan->book.bits, out);
     }
     double factor = scale_factor(plan, dot, square);
-    job->scales[row] = (float)(norm == 0 || factor == 0 ? 0.0 : norm * factor);
+    job->scales[row] = (float)(norm * factor); /* no number where the norm overflowed: the caller refuses the row */
     if (plan->sketch.kind != TQ_NO_SKETCH)
         sketch_residual(plan, of, norm, factor, out + plan->stage_bytes, job->gammas + row);
 }
