@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 import pytest
+
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.rotation import Rotation
 from tq_core.testing import samples
-
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_rotation
 
@@ -98,7 +98,7 @@ def check_large_batch():
                     assert out[start : start + 64].tobytes() == few.tobytes(), f"dim {dim}, rows from {start}"
 
 
-CHECKS = {check.__name__: check for check in (check_dims, check_places, check_rounds, check_large_batch)}
+CHECKS = {claim.__name__: claim for claim in (check_dims, check_places, check_rounds, check_large_batch)}
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -6,11 +6,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
-
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation
 

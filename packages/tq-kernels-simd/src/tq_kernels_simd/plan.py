@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tq_core.codebook import Codebook
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-
 from tq_kernels_simd import _simd
 
 MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
@@ -20,7 +20,7 @@ SIGN: Final = np.uint32(0x80000000)
 
 
 class _Arrays:
-    """Arrays laid one after the other behind the header, each at a multiple of 64 bytes: a cache line and a register."""
+    """Arrays laid one after the other behind the header, each at a multiple of 64 bytes, a cache line."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = [bytes(-HEADER.size % 64)]
