@@ -33,6 +33,8 @@ static PyMethodDef methods[] = {
     FAST("encode", tq_call_encode, "encode(plan, x, packed, scales, gammas, threads)"),
     FAST("decode", tq_call_decode, "decode(plan, packed, scales, out, threads)"),
     FAST("scores", tq_call_scores, "scores(plan, packed, scales, rotated_queries, out, threads)"),
+    FAST("probe_fma", tq_call_probe_fma, "probe_fma(steps) -> float32 operations done"),
+    FAST("probe_read", tq_call_probe_read, "probe_read(buffer) -> exclusive or of its words"),
     {NULL, NULL, 0, NULL},
 };
 

@@ -12,6 +12,7 @@ static void fill_baseline(tq_table *table) {
     table->decode = tq_decode_baseline;
     table->score = tq_score_baseline;
     table->sketch = tq_sketch_baseline;
+    table->probe = tq_probe_baseline;
 }
 
 const tq_level tq_levels[] = {

@@ -7,6 +7,7 @@
 #include "decode/decode.h"
 #include "encode/encode.h"
 #include "hadamard/hadamard.h"
+#include "probe/probe.h"
 #include "score/score.h"
 #include "sketch/sketch.h"
 
@@ -17,6 +18,7 @@ typedef struct tq_table {
     tq_decode_slots decode;
     tq_score_slots score;
     tq_sketch_slots sketch;
+    tq_probe_slots probe;
 } tq_table;
 
 #endif

@@ -101,7 +101,6 @@ INLINE small_table small_table_of(const tq_codebook *book, int bits) {
 INLINE void centroids32(const small_table *table, const uint8_t *low, const uint8_t *high, int bits, float *out) {
     const __m256i twos = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
     const __m256i up = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-#pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
         __m256 value;
         if (bits == 4) {

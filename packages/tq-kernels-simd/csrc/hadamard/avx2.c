@@ -9,11 +9,17 @@ typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define VECTOR f32x4
 #define ORDER(name) name##_f32x4
+#define PLUS(a, b) (VECTOR)_mm_fmadd_ps(b, _mm_set1_ps(1.0f), a)
+#define MINUS(a, b) (VECTOR)_mm_fnmadd_ps(b, _mm_set1_ps(1.0f), a)
 #include "hadamard/orders.h"
 #undef VECTOR
 #undef ORDER
+#undef PLUS
+#undef MINUS
 #define VECTOR f32x8
 #define ORDER(name) name##_f32x8
+#define PLUS(a, b) (VECTOR)_mm256_fmadd_ps(b, _mm256_set1_ps(1.0f), a)
+#define MINUS(a, b) (VECTOR)_mm256_fnmadd_ps(b, _mm256_set1_ps(1.0f), a)
 #include "hadamard/orders.h"
 
 #include "hadamard/rounds.h"

@@ -1,55 +1,57 @@
 /* The order-12 and order-20 matrices over columns of vectors (docs/format.md, section 2). Included once for each
- * vector type: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names.
+ * vector type: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names, PLUS(a, b) and
+ * MINUS(a, b) are a + b and a - b as a multiply-add by 1, which rounds once, too, and runs on units of its own: half of
+ * the sums are written so.
  *
  * Row j of a matrix of order m is the vectors at x + j * width. When width is smaller than the vector, a store overruns into
  * the next rows, which are written later, and in the end past the last: then `out` has room for m * width + lanes numbers,
- * as `x` has. Every column is read before it is written, so that `out` may be x. */
+ * as `x` has. `out` is not x: nothing of a column then need be kept but in x itself. */
 
-INLINE void ORDER(order12_column)(const float *x, float *out, size_t width, int transpose, const float *scale) {
+INLINE void ORDER(order12_column)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
 #define AT(j) (*(const VECTOR *)(x + (size_t)(j) * width))
     VECTOR a0 = AT(0), a1 = AT(1), a2 = AT(2), b0 = AT(3), b1 = AT(4), b2 = AT(5);
     VECTOR c0 = AT(6), c1 = AT(7), c2 = AT(8), d0 = AT(9), d1 = AT(10), d2 = AT(11);
     VECTOR a = (a0 + a1) + a2, b = (b0 + b1) + b2, c = (c0 + c1) + c2, d = (d0 + d1) + d2;
 #define PUT(j, t, w)                               \
-    do {                                           \
-        VECTOR half = w, sum = t + (half + half);  \
-        if (scale) sum *= *scale;                  \
+    do {                                              \
+        VECTOR half = w, sum = PLUS(t, half + half);  \
+        if (scale) sum *= *scale;                     \
         *(VECTOR *)(out + (size_t)(j) * width) = sum; \
     } while (0)
     if (transpose) {
         VECTOR t0 = ((a + b) + c) + d, t1 = ((b - a) - c) + d, t2 = ((b - a) + c) - d, t3 = ((-a - b) + c) + d;
-        PUT(0, t0, (-b0 - c0) - d0);
-        PUT(1, t0, (-b1 - c1) - d1);
-        PUT(2, t0, (-b2 - c2) - d2);
-        PUT(3, t1, (a0 + c0) - d0);
-        PUT(4, t1, (a1 + c1) - d1);
-        PUT(5, t1, (a2 + c2) - d2);
-        PUT(6, t2, (a0 - b0) + d0);
-        PUT(7, t2, (a1 - b1) + d1);
-        PUT(8, t2, (a2 - b2) + d2);
-        PUT(9, t3, (a0 + b0) - c0);
-        PUT(10, t3, (a1 + b1) - c1);
-        PUT(11, t3, (a2 + b2) - c2);
+        PUT(0, t0, MINUS(-b0 - c0, d0));
+        PUT(1, t0, MINUS(-b1 - c1, d1));
+        PUT(2, t0, MINUS(-b2 - c2, d2));
+        PUT(3, t1, MINUS(a0 + c0, d0));
+        PUT(4, t1, MINUS(a1 + c1, d1));
+        PUT(5, t1, MINUS(a2 + c2, d2));
+        PUT(6, t2, PLUS(a0 - b0, d0));
+        PUT(7, t2, PLUS(a1 - b1, d1));
+        PUT(8, t2, PLUS(a2 - b2, d2));
+        PUT(9, t3, MINUS(a0 + b0, c0));
+        PUT(10, t3, MINUS(a1 + b1, c1));
+        PUT(11, t3, MINUS(a2 + b2, c2));
     } else {
         VECTOR t0 = ((a - b) - c) - d, t1 = ((a + b) + c) - d, t2 = ((a - b) + c) + d, t3 = ((a + b) - c) + d;
-        PUT(0, t0, (b0 + c0) + d0);
-        PUT(1, t0, (b1 + c1) + d1);
-        PUT(2, t0, (b2 + c2) + d2);
-        PUT(3, t1, (-a0 - c0) + d0);
-        PUT(4, t1, (-a1 - c1) + d1);
-        PUT(5, t1, (-a2 - c2) + d2);
-        PUT(6, t2, (b0 - a0) - d0);
-        PUT(7, t2, (b1 - a1) - d1);
-        PUT(8, t2, (b2 - a2) - d2);
-        PUT(9, t3, (-a0 - b0) + c0);
-        PUT(10, t3, (-a1 - b1) + c1);
-        PUT(11, t3, (-a2 - b2) + c2);
+        PUT(0, t0, PLUS(b0 + c0, d0));
+        PUT(1, t0, PLUS(b1 + c1, d1));
+        PUT(2, t0, PLUS(b2 + c2, d2));
+        PUT(3, t1, PLUS(-a0 - c0, d0));
+        PUT(4, t1, PLUS(-a1 - c1, d1));
+        PUT(5, t1, PLUS(-a2 - c2, d2));
+        PUT(6, t2, MINUS(b0 - a0, d0));
+        PUT(7, t2, MINUS(b1 - a1, d1));
+        PUT(8, t2, MINUS(b2 - a2, d2));
+        PUT(9, t3, PLUS(-a0 - b0, c0));
+        PUT(10, t3, PLUS(-a1 - b1, c1));
+        PUT(11, t3, PLUS(-a2 - b2, c2));
     }
 #undef PUT
 #undef AT
 }
 
-static void ORDER(order12)(const float *x, float *out, size_t width, int transpose, const float *scale) {
+static void ORDER(order12)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
     const size_t lane_count = sizeof(VECTOR) / sizeof *x;
     for (size_t i = 0; i < width; i += lane_count) {
         if (transpose) ORDER(order12_column)(x + i, out + i, width, 1, scale);
@@ -68,12 +70,14 @@ INLINE int paley(int row, int column) {
 }
 #endif
 
-/* Rows first..first+4 of the product with the copy `in` of the 20 inputs: every sign is a constant when inlined. */
-INLINE void ORDER(order20_rows)(const VECTOR *in, float *out, size_t width, int first, int transpose, const float *scale) {
+/* Rows first..first+4 of the product: every sign is a constant when inlined. */
+INLINE void ORDER(order20_rows)(const float *restrict x, float *restrict out, size_t width, int first, int transpose, const float *scale) {
 #define SIGN(r, c) (transpose ? paley(c, first + r) : paley(first + r, c))
-#define START(r) VECTOR sum##r = SIGN(r, 0) > 0 ? in[0] : -in[0];
-#define TERM(r, c) sum##r = SIGN(r, c) > 0 ? sum##r + in[c] : sum##r - in[c];
-#define COLUMN(c) TERM(0, c) TERM(1, c) TERM(2, c) TERM(3, c) TERM(4, c)
+#define AT(c) (*(const VECTOR *)(x + (size_t)(c) * width))
+#define START(r) VECTOR sum##r = SIGN(r, 0) > 0 ? AT(0) : -AT(0);
+#define TERM(r, c) sum##r = SIGN(r, c) > 0 ? sum##r + AT(c) : sum##r - AT(c);
+#define FUSED(r, c) sum##r = SIGN(r, c) > 0 ? PLUS(sum##r, AT(c)) : MINUS(sum##r, AT(c));
+#define COLUMN(c) TERM(0, c) FUSED(1, c) TERM(2, c) FUSED(3, c) TERM(4, c)
 #define PUT(r)                       \
     if (scale) sum##r *= *scale;     \
     *(VECTOR *)(out + (size_t)(first + r) * width) = sum##r;
@@ -83,19 +87,19 @@ INLINE void ORDER(order20_rows)(const VECTOR *in, float *out, size_t width, int 
     PUT(0) PUT(1) PUT(2) PUT(3) PUT(4)
 #undef PUT
 #undef COLUMN
+#undef FUSED
 #undef TERM
 #undef START
+#undef AT
 #undef SIGN
 }
 
-static void ORDER(order20)(const float *x, float *out, size_t width, int transpose, const float *scale) {
+static void ORDER(order20)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
     const size_t lane_count = sizeof(VECTOR) / sizeof *x;
     for (size_t i = 0; i < width; i += lane_count) {
-        VECTOR in[20];
-        for (size_t row = 0; row < 20; row++) in[row] = *(const VECTOR *)(x + i + row * width);
 #define FIVE(first)                                                          \
-    if (transpose) ORDER(order20_rows)(in, out + i, width, first, 1, scale);   \
-    else ORDER(order20_rows)(in, out + i, width, first, 0, scale);
+    if (transpose) ORDER(order20_rows)(x + i, out + i, width, first, 1, scale);   \
+    else ORDER(order20_rows)(x + i, out + i, width, first, 0, scale);
         FIVE(0)
         FIVE(5)
         FIVE(10)

@@ -32,8 +32,8 @@ static void short_block(const float *in, const uint32_t *sign, float *out, size_
     for (size_t i = 0; i < block; i++) out[i] = x[i] * scale;
 }
 
-/* The transform of one round, after `sign` and without permutations, from `in` to `out` by way of `x`; `scale` multiplies the
- * result and is NULL when order is 0. */
+/* The transform of one round, after `sign` and without permutations, from `in` to `out`, which may be the same, by way of x;
+ * when order is 12 or 20 x is neither of them. `scale` multiplies the result and is NULL when order is 0. */
 static void transform(const tq_rotation *rotation, const float *in, const uint32_t *sign, float *x, float *out,
                       int transpose, const float *scale) {
     size_t dim = rotation->dim, start = 0;
@@ -57,12 +57,13 @@ static void transform(const tq_rotation *rotation, const float *in, const uint32
     }
 }
 
-/* The rounds of one row whose order is not 0, from `in` to `out` by way of x. */
-static void forward_plain(const tq_rotation *rotation, const float *in, float *x, float *out) {
+/* The rounds of one row whose order is not 0, from `in` to `out` by way of x and scratch. */
+static void forward_plain(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    float *by = rotation->order == 1 ? x : scratch;
     size_t dim = rotation->dim, rounds = rotation->rounds;
     for (size_t r = 0; r < rounds; r++) {
         int is_last = r + 1 == rounds;
-        transform(rotation, r ? x : in, rotation->signs + r * dim, x, is_last ? out : x, 0,
+        transform(rotation, r ? x : in, rotation->signs + r * dim, by, is_last ? out : x, 0,
                   is_last ? &rotation->factor : NULL);
     }
 }
@@ -85,7 +86,7 @@ static void forward_permuted(const tq_rotation *rotation, const float *in, float
 }
 
 static void forward_to(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
-    if (rotation->order && rotation->rounds) forward_plain(rotation, in, x, out);
+    if (rotation->order && rotation->rounds) forward_plain(rotation, in, x, scratch, out);
     else forward_permuted(rotation, in, x, scratch, out);
 }
 
@@ -104,7 +105,7 @@ static const float *unturned(const tq_rotation *rotation, const float *in, float
             at = x;
             sign = NULL;
         }
-        transform(rotation, at, sign, x, x, 1, NULL);
+        transform(rotation, at, sign, rotation->order > 1 ? scratch : x, x, 1, NULL);
         at = x;
     }
     return at;
@@ -151,7 +152,8 @@ static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, flo
         const float *scale = r + 1 == rounds ? &rotation->factor : NULL;
         if (rotation->order == 1 && block_rows(dim, x, rows, sign, scale)) continue;
         for (size_t row = 0; row < rows; row++)
-            transform(rotation, x + row * stride, sign, x + row * stride, x + row * stride, 0, scale);
+            transform(rotation, x + row * stride, sign, rotation->order > 1 ? scratch : x + row * stride, x + row * stride,
+                      0, scale);
     }
 }
 
@@ -163,7 +165,8 @@ static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, flo
             const uint32_t *sign = r + 1 < rounds ? rotation->signs + (r + 1) * dim : NULL;
             if (rotation->order == 1 && block_rows(dim, x, rows, sign, NULL)) continue;
             for (size_t row = 0; row < rows; row++)
-                transform(rotation, x + row * stride, sign, x + row * stride, x + row * stride, 1, NULL);
+                transform(rotation, x + row * stride, sign, rotation->order > 1 ? scratch : x + row * stride,
+                          x + row * stride, 1, NULL);
         }
     for (size_t row = 0; row < rows; row++) {
         const float *at = x + row * stride;

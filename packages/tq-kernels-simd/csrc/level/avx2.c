@@ -6,4 +6,5 @@ void tq_fill_avx2(tq_table *table) {
     tq_decode_avx2(&table->decode);
     tq_score_avx2(&table->score);
     tq_sketch_avx2(&table->sketch);
+    tq_probe_avx2(&table->probe);
 }

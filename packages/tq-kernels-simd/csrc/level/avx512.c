@@ -6,4 +6,5 @@ void tq_fill_avx512(tq_table *table) {
     tq_decode_avx512(&table->decode);
     tq_score_avx512(&table->score);
     tq_sketch_avx512(&table->sketch);
+    tq_probe_avx512(&table->probe);
 }

@@ -6,4 +6,5 @@ void tq_fill_dotprod(tq_table *table) {
     tq_decode_dotprod(&table->decode);
     tq_score_dotprod(&table->score);
     tq_sketch_dotprod(&table->sketch);
+    tq_probe_dotprod(&table->probe);
 }

@@ -6,4 +6,5 @@ void tq_fill_neon(tq_table *table) {
     tq_decode_neon(&table->decode);
     tq_score_neon(&table->score);
     tq_sketch_neon(&table->sketch);
+    tq_probe_neon(&table->probe);
 }
