@@ -1,8 +1,8 @@
-"""Times of the C kernels beside memcpy and the numpy backend, interleaved in one process.
+"""Times of the C kernels beside memcpy and the numpy backend, interleaved in one process, on the same rows.
 
-`python bench/kernels.py --operation rotate encode --dims 128 1536 --bits 4 --json FILE`. Times are thread CPU time of one
-thread, medians over rounds in which every contender runs once; ratios are medians of the ratios of a round. An operation is
-a generator of cases: add one to CASES. TQ_ISA caps the level.
+`python bench/kernels.py --operation rotate encode --dims 128 1536 --bits 4 --json FILE`. Times are thread CPU time of
+one thread, medians over rounds in which every contender runs once; ratios are medians of a round's ratios. An operation
+is a generator of cases: add one to CASES. TQ_ISA caps the level.
 """
 
 import argparse
@@ -48,12 +48,6 @@ def rows_for(dim: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.zeros_like(x)
 
 
-def numpy_share(run: Callable[[int], object], rows: int) -> tuple[Run, int]:
-    """The numpy backend on a few rows only, and how many: it is slow, and its time per row does not depend on them."""
-    few = min(rows, 256)
-    return (lambda: run(few)), few
-
-
 def rotate_cases(dims: list[int], _: list[int]) -> Iterator[Case]:
     for dim in dims:
         for place, size in SIZES.items():
@@ -87,7 +81,7 @@ def encode_cases(dims: list[int], widths: list[int]) -> Iterator[Case]:
                     bars |= {"ns/coordinate": ("<=", 2.0)} if dim == 768 else {}
                 peers = {"memcpy": lambda x=x, y=y: np.copyto(y, x)}
                 if place == "L3":
-                    peers["numpy"] = lambda x=x, plan=plan: REFERENCE.encode(plan, x[:256])
+                    peers["numpy"] = lambda x=x, plan=plan: REFERENCE.encode(plan, x)
                 yield Case(
                     f"encode d={dim} b={bits} {place}",
                     len(x),
@@ -112,7 +106,7 @@ def decode_cases(dims: list[int], widths: list[int]) -> Iterator[Case]:
                     bars = {"memcpy": ("<=", 4.0), "numpy": (">=", 8.0)}
                 peers = {"memcpy": lambda x=x, y=y: np.copyto(y, x)}
                 if place == "L3":
-                    peers["numpy"] = lambda p=plan, c=codes, s=scales: REFERENCE.decode(p, c[:256], s[:256], None)
+                    peers["numpy"] = lambda p=plan, c=codes, s=scales: REFERENCE.decode(p, c, s, None)
                 yield Case(
                     f"decode d={dim} b={bits} {place}",
                     len(x),
@@ -160,13 +154,12 @@ def elapsed_ns(run: Run) -> int:
 
 def measure(case: Case) -> dict[str, Any]:
     runs = {"kernel": case.kernel, **case.peers}
-    per_row = dict.fromkeys(runs, case.rows) | {"numpy": min(case.rows, 256)}
     first = {name: elapsed_ns(run) for name, run in runs.items()}  # warms up
-    rounds = max(7, min(41, int(6e8 / sum(first.values()))))
+    rounds = max(7, min(41, int(4e8 / sum(first.values()))))
     times = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(elapsed_ns(run) / per_row[name])
+            times[name].append(elapsed_ns(run) / case.rows)
     low, median, high = statistics.quantiles(times["kernel"], n=4)
     result: dict[str, Any] = {"case": case.name, "rows": case.rows, "rounds": rounds, "ns": round(median, 1)}
     result["quartiles_ns"] = [round(low, 1), round(high, 1)]
@@ -196,11 +189,13 @@ def probes() -> dict[str, float]:
     reads = {"DRAM": buffer, "L3": buffer[: 8 << 20], "L2": buffer[: 256 << 10]}
     found = {"fma_gflops": round(flops, 1)}
     for place, part in reads.items():
-        best = min(
-            elapsed_ns(lambda part=part: [_simd.probe_read(part) for _ in range((64 << 20) // part.nbytes or 1)])
-            for _ in range(7)
-        )
-        found[f"read_{place}_gb_s"] = round(part.nbytes * ((64 << 20) // part.nbytes or 1) / best, 1)
+        repeats = max(1, (64 << 20) // part.nbytes)
+
+        def read(part: np.ndarray = part, repeats: int = repeats) -> None:
+            for _ in range(repeats):
+                _simd.probe_read(part)
+
+        found[f"read_{place}_gb_s"] = round(part.nbytes * repeats / min(elapsed_ns(read) for _ in range(7)), 1)
     return found
 
 
@@ -208,13 +203,12 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [
+        names = [
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
-        cpu = f"{lines[0]} x {len(lines)}" if lines else cpu
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+        cpu = f"{names[0]} x {len(names)}" if names else cpu
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     return {
         "cpu": cpu,
         "level": _simd.level(),
@@ -238,13 +232,12 @@ def main() -> int:
     results = []
     for operation in given.operation:
         for case in CASES[operation](given.dims, given.bits):
-            results.append(measure(case))
-            row = results[-1]
-            ratios = "  ".join(f"{name} {row[f'{name}_ratio']:8.3f}x" for name in case.peers)
-            print(
-                f"{row['case']:28} {row['ns']:9.1f} ns {row['quartiles_ns']!s:20} {ratios}  {'; '.join(row['bars'])}",
-                flush=True,
-            )
+            row = measure(case)
+            results.append(row)
+            ratios = "  ".join(f"{name} {row[f'{name}_ratio']:.3f}x" for name in case.peers)
+            spread = "{}..{}".format(*row["quartiles_ns"])
+            bars = "; ".join(row["bars"])
+            print(f"{row['case']:28} {row['ns']:9.1f} ns  {spread:16}  {ratios:30}  {bars}", flush=True)
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n")
