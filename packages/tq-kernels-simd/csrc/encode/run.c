@@ -19,9 +19,11 @@ typedef struct scratch {
     void *memory;
 } scratch;
 
-static int scratch_make(scratch *of, size_t dim, size_t batch) {
-    size_t padded = TQ_PADDED(dim);
-    char *next = of->memory = tq_aligned(padded * ((batch + 2) * 4 + 8 + 2 + 2 + 4));
+/* `local` serves where it is large enough, as it is for a token that a cache appends. */
+static int scratch_make(scratch *of, size_t dim, size_t batch, char *local, size_t local_bytes) {
+    size_t padded = TQ_PADDED(dim), bytes = padded * ((batch + 2) * 4 + 8 + 2 + 2 + 4);
+    of->memory = bytes <= local_bytes ? NULL : tq_aligned(bytes);
+    char *next = bytes <= local_bytes ? local : of->memory;
     if (!next) return -1;
     of->wide = (double *)next;
     of->row = (float *)(next += padded * 8);
@@ -129,7 +131,8 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     size_t row_bytes = plan->book.dim * (job->dtype == 'd' ? 8 : job->dtype == 'f' ? 4 : 2);
     if (batch > last - first) batch = last > first ? last - first : 1;
     scratch of;
-    if (scratch_make(&of, plan->book.dim, batch)) return -1;
+    _Alignas(64) char local[8192];
+    if (scratch_make(&of, plan->book.dim, batch, local, sizeof local)) return -1;
     for (size_t start = first; start < last; start += batch) {
         size_t rows = last - start < batch ? last - start : batch;
         const char *next = start + batch < last ? (const char *)job->x + (start + batch) * row_bytes : NULL;
