@@ -43,6 +43,8 @@ PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count
 PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_decode(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_probe_fma(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_probe_read(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_attend(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_attend_workspace(PyObject *module, PyObject *const *args, Py_ssize_t count);

@@ -43,6 +43,8 @@ static PyMethodDef methods[] = {
     FAST("search", tq_call_search,
          "search(plan, packed, scales, gammas, rotated_queries, mask, k, accuracy, out_scores, out_indices, threads)"),
     FAST("sketch", tq_call_sketch, "sketch(plan, residuals, out, threads)"),
+    FAST("probe_fma", tq_call_probe_fma, "probe_fma(steps) -> float32 operations done"),
+    FAST("probe_read", tq_call_probe_read, "probe_read(buffer) -> exclusive or of its words"),
     {NULL, NULL, 0, NULL},
 };
 

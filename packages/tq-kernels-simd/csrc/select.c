@@ -13,6 +13,7 @@ static void fill_baseline(tq_table *table) {
     table->score = tq_score_baseline;
     table->sketch = tq_sketch_baseline;
     table->attend = tq_attend_baseline;
+    table->probe = tq_probe_baseline;
 }
 
 const tq_level tq_levels[] = {

@@ -8,6 +8,7 @@
 #include "decode/decode.h"
 #include "encode/encode.h"
 #include "hadamard/hadamard.h"
+#include "probe/probe.h"
 #include "score/score.h"
 #include "sketch/sketch.h"
 
@@ -19,6 +20,7 @@ typedef struct tq_table {
     tq_score_slots score;
     tq_sketch_slots sketch;
     tq_attend_slots attend;
+    tq_probe_slots probe;
 } tq_table;
 
 #endif

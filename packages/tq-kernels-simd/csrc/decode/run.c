@@ -5,16 +5,18 @@
 int tq_decode_rows(void *context, size_t first, size_t last) {
     const tq_decode_job *job = context;
     const tq_plan *plan = job->plan;
-    size_t dim = plan->book.dim, padded = TQ_PADDED(dim);
-    float *row = tq_aligned(padded * (2 * sizeof *row + 1));
-    if (!row) return -1;
-    uint8_t *codes = (uint8_t *)(row + 2 * padded);
-    for (size_t r = first; r < last; r++) {
-        tq_active.decode.centroids(&plan->book, job->packed + r * job->stride, codes, row);
-        tq_active.hadamard.inverse(&plan->rotation, row, row + padded);
-        float scale = job->scales[r], *out = job->out + r * dim;
-        for (size_t j = 0; j < dim; j++) out[j] = row[j] * scale;
+    size_t dim = plan->book.dim, padded = TQ_PADDED(dim), batch = TQ_BATCH(padded);
+    float *x = tq_aligned(padded * ((batch + 1) * sizeof *x + 1));
+    if (!x) return -1;
+    float *scratch = x + batch * padded;
+    uint8_t *codes = (uint8_t *)(scratch + padded);
+    for (size_t start = first; start < last; start += batch) {
+        size_t rows = last - start < batch ? last - start : batch;
+        if (batch <= 2) tq_ahead(job->out + start * dim, rows * dim * sizeof *x); /* long rows, written a while from now */
+        for (size_t r = 0; r < rows; r++)
+            tq_active.decode.centroids(&plan->book, job->packed + (start + r) * job->stride, codes, x + r * padded);
+        tq_active.hadamard.inverse_rows(&plan->rotation, x, rows, scratch, job->scales + start, job->out + start * dim);
     }
-    tq_aligned_free(row);
+    tq_aligned_free(x);
     return 0;
 }

@@ -163,6 +163,14 @@ static void pack(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out) {
     }
 }
 
+static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
+                   int64_t *square) {
+    coordinates(z, book->dim, v);
+    quantize(book, z, v, 1.0f, codes, dot, square);
+    pack(codes, book->dim, book->bits, out);
+}
+
 void tq_encode_neon(tq_encode_slots *slots) {
-    *slots = (tq_encode_slots){widen, norm_f32, norm_f64, unit_f32, unit_f64, coordinates, quantize, pack};
+    *slots = (tq_encode_slots){widen,    norm_f32, norm_f64, unit_f32, unit_f64, coordinates,
+                               quantize, pack,     finish};
 }

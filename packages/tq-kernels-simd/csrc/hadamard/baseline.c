@@ -116,6 +116,10 @@ static void forward(const tq_rotation *rotation, float *x, float *scratch) {
     for (size_t j = 0; j < dim; j++) x[j] *= rotation->factor;
 }
 
+static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch) {
+    for (size_t row = 0; row < rows; row++) forward(rotation, x + row * TQ_PADDED(rotation->dim), scratch);
+}
+
 static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
     size_t dim = rotation->dim;
     for (size_t r = rotation->rounds; r-- > 0;) {
@@ -130,4 +134,30 @@ static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
     for (size_t j = 0; j < dim; j++) x[j] *= rotation->inverse_factor;
 }
 
-const tq_hadamard_slots tq_hadamard_baseline = {forward, inverse};
+static void forward_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    memcpy(x, in, rotation->dim * sizeof *x);
+    forward(rotation, x, scratch);
+    memcpy(out, x, rotation->dim * sizeof *x);
+}
+
+static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    memcpy(x, in, rotation->dim * sizeof *x);
+    inverse(rotation, x, scratch);
+    memcpy(out, x, rotation->dim * sizeof *x);
+}
+
+static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales,
+                         float *out) {
+    size_t dim = rotation->dim;
+    for (size_t row = 0; row < rows; row++, x += TQ_PADDED(dim), out += dim) {
+        inverse(rotation, x, scratch);
+        for (size_t j = 0; j < dim; j++) out[j] = x[j] * scales[row];
+    }
+}
+
+static void copy(const float *x, float *out, size_t count) { memcpy(out, x, count * sizeof *x); }
+
+static void settle(void) {}
+
+const tq_hadamard_slots tq_hadamard_baseline = {forward,      forward_rows, forward_into, inverse,
+                                                inverse_rows, inverse_into, copy,         settle};

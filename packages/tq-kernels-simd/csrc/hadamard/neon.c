@@ -175,7 +175,38 @@ static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
     scaled(x, rotation->inverse_factor, dim);
 }
 
+static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch) {
+    for (size_t row = 0; row < rows; row++) forward(rotation, x + row * TQ_PADDED(rotation->dim), scratch);
+}
+
+static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales,
+                         float *out) {
+    size_t dim = rotation->dim;
+    for (size_t row = 0; row < rows; row++, x += TQ_PADDED(dim), out += dim) {
+        inverse(rotation, x, scratch);
+        scaled(x, scales[row], dim);
+        memcpy(out, x, dim * sizeof *x);
+    }
+}
+
+static void forward_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    if (in != x) memcpy(x, in, rotation->dim * sizeof *x);
+    forward(rotation, x, scratch);
+    if (out != x) memcpy(out, x, rotation->dim * sizeof *x);
+}
+
+static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
+    if (in != x) memcpy(x, in, rotation->dim * sizeof *x);
+    inverse(rotation, x, scratch);
+    if (out != x) memcpy(out, x, rotation->dim * sizeof *x);
+}
+
+/* copy_past_cache and settle stay those of the baseline: Arm has no store that is known to pass the cache. */
 void tq_hadamard_neon(tq_hadamard_slots *slots) {
     slots->forward = forward;
+    slots->forward_rows = forward_rows;
+    slots->forward_into = forward_into;
     slots->inverse = inverse;
+    slots->inverse_rows = inverse_rows;
+    slots->inverse_into = inverse_into;
 }

@@ -7,4 +7,5 @@ void tq_fill_avx2(tq_table *table) {
     tq_score_avx2(&table->score);
     tq_sketch_avx2(&table->sketch);
     tq_attend_avx2(&table->attend);
+    tq_probe_avx2(&table->probe);
 }

@@ -7,4 +7,5 @@ void tq_fill_dotprod(tq_table *table) {
     tq_score_dotprod(&table->score);
     tq_sketch_dotprod(&table->sketch);
     tq_attend_dotprod(&table->attend);
+    tq_probe_dotprod(&table->probe);
 }

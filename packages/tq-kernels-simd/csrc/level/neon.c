@@ -7,4 +7,5 @@ void tq_fill_neon(tq_table *table) {
     tq_score_neon(&table->score);
     tq_sketch_neon(&table->sketch);
     tq_attend_neon(&table->attend);
+    tq_probe_neon(&table->probe);
 }

@@ -78,13 +78,17 @@ static void rotate_case(FILE *file) {
     tq_plan plan = next_plan(file, 0);
     blob inverse = next_blob(file), x = next_blob(file), expected = next_blob(file);
     size_t dim = plan.rotation.dim, padded = TQ_PADDED(dim);
-    float *row = tq_aligned(2 * padded * sizeof *row);
+    float *row = tq_aligned(2 * padded * sizeof *row), *out = tq_guarded(x.bytes);
     if (!row) exit(2);
     for (size_t start = 0; start < x.bytes; start += dim * sizeof *row) {
         memcpy(row, x.data + start, dim * sizeof *row);
         (*inverse.data ? tq_active.hadamard.inverse : tq_active.hadamard.forward)(&plan.rotation, row, row + padded);
         tq_same(*inverse.data ? "unrotated row" : "rotated row", row, expected.data + start, dim * sizeof *row);
     }
+    for (size_t start = 0; start < x.bytes; start += dim * sizeof *row)
+        (*inverse.data ? tq_active.hadamard.inverse_into : tq_active.hadamard.forward_into)(
+            &plan.rotation, (const float *)(x.data + start), row, row + padded, out + start / sizeof *row);
+    tq_same("rows rotated from array to array", out, expected.data, expected.bytes);
     tq_aligned_free(row);
 }
 

@@ -20,17 +20,17 @@ SIGN: Final = np.uint32(0x80000000)
 
 
 class _Arrays:
-    """Arrays laid one after the other behind the header, each at a multiple of 8 bytes."""
+    """Arrays laid one after the other behind the header, each at a multiple of 64 bytes, a cache line."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.length = HEADER.size
+        self.parts: list[bytes] = [bytes(-HEADER.size % 64)]
+        self.length = HEADER.size + len(self.parts[0])
 
     def add(self, array: NDArray[Any]) -> int:
         """Append the array; returns its offset in the buffer."""
         offset = self.length
         data = np.ascontiguousarray(array).tobytes()
-        data += bytes(-len(data) % 8)
+        data += bytes(-len(data) % 64)
         self.parts.append(data)
         self.length += len(data)
         return offset
