@@ -1,7 +1,7 @@
 """Backend `simd`: the operations of tq_core in C, with what is left to numpy said in `levels`."""
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,6 +14,9 @@ from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
+
+if TYPE_CHECKING:
+    from tq_kernels_simd.attention import PackedAttention
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -32,7 +35,7 @@ class SimdBackend(NumpyBackend):
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
         self._rotations: WeakKeyDictionary[Rotation, object] = WeakKeyDictionary()
-        self._plans: dict[tuple[object, ...], tuple[ScalarPlan, object]] = {}
+        self._plans: WeakKeyDictionary[Rotation, dict[tuple[object, ...], object]] = WeakKeyDictionary()
         self._sketches: WeakKeyDictionary[Sketch, object] = WeakKeyDictionary()
         self.levels = dict.fromkeys(OPERATIONS, _simd.level())
 
@@ -117,12 +120,21 @@ class SimdBackend(NumpyBackend):
         return packed
 
     def _packed(self, plan: ScalarPlan) -> object:
-        """The packed form of a plan, kept as long as the backend: a plan is a tuple of shared tables."""
-        key = (id(plan.rotation), id(plan.codebook), id(plan.sketch), plan.rule, plan.candidates, plan.strict)
-        found = self._plans.get(key)
+        """The packed form of a plan, kept as long as its rotation; the rest of a plan is told by its numbers."""
+        book, sketch = plan.codebook, plan.sketch
+        drawn = None if sketch is None else (sketch.kind, sketch.seed, sketch.projections)
+        key = (book.dim, book.bits, plan.rule, plan.candidates, plan.strict, drawn)
+        of_rotation = self._plans.setdefault(plan.rotation, {})
+        found = of_rotation.get(key)
         if found is None:
-            found = self._plans[key] = (plan, pack_plan(plan))
-        return found[1]
+            found = of_rotation[key] = pack_plan(plan)
+        return found
+
+    def attention(self, keys: ScalarPlan, values: ScalarPlan, accuracy: str) -> "PackedAttention":
+        """Fused attention over tokens packed by two plans; see tq_kernels_simd.attention."""
+        from tq_kernels_simd.attention import PackedAttention
+
+        return PackedAttention(keys, values, self, accuracy=accuracy, threads=self.threads)
 
 
 def load() -> SimdBackend:
