@@ -12,7 +12,6 @@ void tq_raise(const char *name, PyObject *message) {
     Py_XDECREF(message);
 }
 
-
 char tq_format(const Py_buffer *buffer) {
     const char *format = buffer->format ? buffer->format : "B";
     if (*format == '@' || *format == '=' || *format == '<') format++;
@@ -43,14 +42,18 @@ static void raise_shape(const char *name, const Py_buffer *buffer, int ndim, Py_
     Py_DECREF(shape);
 }
 
+void tq_raise_unaligned(const char *name, const Py_buffer *buffer) {
+    tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be aligned to its items of %zd bytes; make a new array", name,
+                                                  buffer->itemsize));
+}
+
 /* Lets an aligned copy stand in for the last buffer where its items are not aligned; nonzero with an error. */
 static int aligned(tq_arguments *arguments, const char *name, int writable) {
     Py_buffer *buffer = &arguments->buffers[arguments->count - 1];
     size_t size = (size_t)buffer->itemsize;
     if (!((uintptr_t)buffer->buf % size)) return 0;
     if (writable) {
-        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be aligned to its items of %zd bytes; make a new array",
-                                                      name, buffer->itemsize));
+        tq_raise_unaligned(name, buffer);
         return -1;
     }
     void *copy = tq_aligned((size_t)buffer->len);
@@ -64,8 +67,7 @@ static int aligned(tq_arguments *arguments, const char *name, int writable) {
     return 0;
 }
 
-Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
-                     Py_ssize_t first, Py_ssize_t second, int writable) {
+Py_buffer *tq_buffer_of_any_shape(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int writable) {
     Py_buffer *buffer = &arguments->buffers[arguments->count];
     int flags = PyBUF_FORMAT | PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, buffer, flags)) {
@@ -81,6 +83,13 @@ Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name
                                                    buffer->format ? buffer->format : "B"));
         return NULL;
     }
+    return buffer;
+}
+
+Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
+                     Py_ssize_t first, Py_ssize_t second, int writable) {
+    Py_buffer *buffer = tq_buffer_of_any_shape(arguments, object, name, formats, writable);
+    if (!buffer) return NULL;
     int fits = buffer->ndim == ndim && PyBuffer_IsContiguous(buffer, 'C');
     fits = fits && (first == TQ_ANY || buffer->shape[0] == first);
     fits = fits && (ndim < 2 || second == TQ_ANY || buffer->shape[1] == second);
@@ -158,10 +167,9 @@ PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count
     return capsule;
 }
 
-const tq_plan *tq_plan_argument(PyObject *object) {
+const tq_plan *tq_plan_argument(PyObject *object, const char *name) {
     owned_plan *owned = PyCapsule_IsValid(object, CAPSULE) ? PyCapsule_GetPointer(object, CAPSULE) : NULL;
     if (owned) return &owned->plan;
-    tq_raise("InvalidDtype", PyUnicode_FromFormat("plan must come from _simd.plan, got %R", (PyObject *)Py_TYPE(object)));
+    tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must come from _simd.plan, got %R", name, (PyObject *)Py_TYPE(object)));
     return NULL;
 }
-

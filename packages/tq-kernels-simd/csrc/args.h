@@ -26,14 +26,18 @@ void tq_raise(const char *name, PyObject *message);
  * `buf` is aligned to its items: input that is not (a view into a file, say) is copied, output that is not is refused. */
 Py_buffer *tq_buffer(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim,
                      Py_ssize_t first, Py_ssize_t second, int writable);
+/* The first half of it: a buffer of any shape, strides and alignment with one of the formats. */
+Py_buffer *tq_buffer_of_any_shape(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int writable);
+/* InvalidDtype for items at an address that is no multiple of their size. */
+void tq_raise_unaligned(const char *name, const Py_buffer *buffer);
 void tq_release(tq_arguments *arguments);
 
-/* The checked plan inside a capsule made by `_simd.plan`. */
-const tq_plan *tq_plan_argument(PyObject *object);
+/* The checked plan inside a capsule made by `_simd.plan`; InvalidDtype names the argument. */
+const tq_plan *tq_plan_argument(PyObject *object, const char *name);
 
-/* Set the error `name` of tq_core.errors; takes over the message. */
-
+/* An integer within low..high, or InvalidSpec. */
 int tq_integer(PyObject *object, const char *name, long low, long high, long *value);
+/* TypeError unless as many arguments were given as expected. */
 int tq_count(const char *function, Py_ssize_t given, Py_ssize_t expected);
 /* The format of a checked buffer, native byte order assumed: 'f', 'e', 'd', ... */
 char tq_format(const Py_buffer *buffer);

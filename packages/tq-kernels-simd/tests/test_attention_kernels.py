@@ -253,7 +253,7 @@ def test_bad_input_is_a_typed_error(store, case):
 
 def test_an_unaligned_array_of_scales_is_refused(store):
     raw = np.zeros(2 * 300 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(2, 300)
-    with pytest.raises(InvalidDtype, match="unaligned"):
+    with pytest.raises(InvalidDtype, match="key_scales must be aligned to its items of 4 bytes"):
         damaged(store, key_scales=raw)
 
 

@@ -27,6 +27,7 @@ from tq_core.codebook import codebook
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan, scale_candidates
 from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
 from tq_core.testing import samples
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan
@@ -70,6 +71,30 @@ for dim in (2, 3, 7, 8, 9, 15, 16, 17, 20, 31, 33, 63, 64, 65, 96, 100, 127, 128
                 assert np.allclose(out, expected, rtol=1e-4, atol=1e-5), (dim, bits)
                 _simd.rotate(capsule, guarded(rows, at_end), out, 0, 1)
                 assert out.tobytes() == reference.rotate(rotation, rows).tobytes(), dim
+        kept.clear()
+    for kind in ("gaussian", "hadamard"):
+        sketch = Sketch(dim, dim, kind, 5)
+        plan = ScalarPlan(rotation, codebook(dim, 3), "unbiased", scale_candidates(dim, 0), sketch, False)
+        capsule, numbers = pack_plan(plan), reference.encode(plan, rows)
+        queries = samples(dim, 1)[:3]
+        residuals = np.random.default_rng(dim).integers(-9999, 9999, (11, dim))
+        expected = reference.scores(plan, *numbers, queries), reference.sketch(sketch, residuals)
+        tolerance = 1e-5 * np.abs(expected[0]).max()
+        for at_end in (True, False):
+            stored = [guarded(array, at_end) for array in numbers]
+            asked = guarded(reference.rotate(rotation, queries), at_end)
+            mask = guarded(np.arange(11) != 4, at_end)
+            for accuracy in (0, 1, 2):
+                scores = guarded(np.zeros((3, 11), np.float32), at_end)
+                found = [guarded(np.zeros((3, 5), dtype), at_end) for dtype in (np.float32, np.int64)]
+                _simd.scores(capsule, *stored, asked, scores, accuracy, 1)
+                _simd.search(capsule, *stored, asked, mask, 5, accuracy, *found, 1)
+                assert np.array_equal(found[0], -np.sort(-scores[:, mask])[:, :5]), (dim, kind, accuracy)
+                assert np.array_equal(found[0], np.take_along_axis(scores, found[1], 1)), (dim, kind, accuracy)
+                assert accuracy or np.allclose(scores, expected[0], rtol=1e-4, atol=tolerance), (dim, kind)
+            signs = guarded(np.zeros((11, (dim + 7) // 8), np.uint8), at_end)
+            _simd.sketch(capsule, guarded(residuals, at_end), signs, 1)
+            assert signs.tobytes() == expected[1].tobytes(), (dim, kind)
         kept.clear()
 print("done")
 """

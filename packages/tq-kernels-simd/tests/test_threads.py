@@ -19,6 +19,13 @@ def batch():
     return np.random.default_rng(5).standard_normal((ROWS, 64)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def stored(batch, calls):
+    """A plan with a sketch and the batch encoded by it."""
+    plan = calls.scalar_plan(sketch="gaussian")
+    return pack_plan(plan), *encoded(plan, batch, 1)
+
+
 def encoded(plan, x, threads, sketch=True):
     rows, size = len(x), plan.row_bytes
     packed, scales, gammas = np.zeros((rows, size), np.uint8), np.zeros(rows, np.float32), np.zeros(rows, np.float32)
@@ -35,20 +42,47 @@ def test_encoding_does_not_depend_on_the_threads(threads, rows, batch, calls):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7, 256])
-def test_rotation_decoding_and_scores_do_not_depend_on_the_threads(threads, batch, calls):
+def test_rotation_decoding_and_attention_do_not_depend_on_the_threads(threads, batch, calls):
     plan = calls.scalar_plan()
     capsule, turn = pack_plan(plan), pack_rotation(Rotation(64, "hadamard", 7))
     packed, scales, _ = encoded(plan, batch, 1, sketch=False)
     results = []
     for count in (1, threads):
         turned, decoded = np.zeros_like(batch), np.zeros_like(batch)
-        scores = np.zeros((3, ROWS), np.float32)
+        parts = [np.zeros(shape, np.float32) for shape in ((1, 2, 40, 64), (1, 2, 40), (1, 2, 40))]
         _simd.rotate(turn, batch, turned, 0, count)
         _simd.decode(capsule, packed, scales, decoded, count)
-        _simd.scores(capsule, packed, scales, turned[:3].copy(), scores, count)
-        results.append((turned.tobytes(), decoded.tobytes(), scores.tobytes()))
+        queries = turned[:80].reshape(1, 2, 40, 64).copy()
+        tokens = packed[None, :300], scales[None, :300]  # 80 query rows are more items than threads share segments for
+        _simd.attend(capsule, capsule, *tokens, *tokens, queries, *parts, None, None, 0.1, 0.0, 2, min(count, 3))
+        results.append((turned.tobytes(), decoded.tobytes(), *(part.tobytes() for part in parts)))
     assert results[0] == results[1]
     assert any(results[0][2])
+
+
+@pytest.mark.parametrize("accuracy", [0, 1, 2])
+@pytest.mark.parametrize("threads", [2, 3, 7, 256])
+def test_scores_and_searches_do_not_depend_on_the_threads(threads, accuracy, batch, stored):
+    mask, results = np.arange(ROWS) % 7 != 3, []
+    for count in (1, threads):
+        scores = np.zeros((5, ROWS), np.float32)
+        found = np.zeros((5, 9), np.float32), np.zeros((5, 9), np.int64)
+        _simd.scores(*stored, batch[:5], scores, accuracy, count)
+        _simd.search(*stored, batch[:5], mask, 9, accuracy, *found, count)
+        results.append((scores.tobytes(), *(array.tobytes() for array in found)))
+    assert results[0] == results[1]
+    assert any(results[0][0])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7, 256])
+@pytest.mark.parametrize("kind", ["gaussian", "hadamard"])
+def test_sketches_do_not_depend_on_the_threads(threads, kind, calls):
+    residuals = np.random.default_rng(4).integers(-30000, 30000, (ROWS, 64))
+    plan = pack_plan(calls.scalar_plan(sketch=kind))
+    one, many = np.zeros((ROWS, 8), np.uint8), np.ones((ROWS, 8), np.uint8)
+    _simd.sketch(plan, residuals, one, 1)
+    _simd.sketch(plan, residuals, many, threads)
+    assert one.tobytes() == many.tobytes()
 
 
 def test_threads_that_share_a_plan_get_the_same_results(batch, calls):

@@ -11,22 +11,8 @@ enum { EXACT, MIXED, INTEGER }; /* both sides in floats; keys in bytes; both in 
  * elements. Sizes of TQ_ANY are not prescribed. Sets ShapeMismatch or InvalidDtype. */
 static Py_buffer *strided(tq_arguments *arguments, PyObject *object, const char *name, const char *formats, int ndim, int inner,
                           const Py_ssize_t *shape, int writable) {
-    Py_buffer *buffer = &arguments->buffers[arguments->count];
-    if (PyObject_GetBuffer(object, buffer, PyBUF_FORMAT | PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0))) {
-        PyErr_Clear();
-        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be %s array, got %R", name, writable ? "a writable" : "an",
-                                                      (PyObject *)Py_TYPE(object)));
-        return NULL;
-    }
-    arguments->count++;
-    char format = tq_format(buffer);
-    int known = 0;
-    for (const char *f = formats; *f; f++) known |= *f == format;
-    if (!known || (uintptr_t)buffer->buf % (size_t)buffer->itemsize) {
-        tq_raise("InvalidDtype", PyUnicode_FromFormat("%s must be an aligned array of one of the formats '%s', got %s'%s'", name,
-                                                      formats, known ? "unaligned " : "", buffer->format ? buffer->format : "B"));
-        return NULL;
-    }
+    Py_buffer *buffer = tq_buffer_of_any_shape(arguments, object, name, formats, writable);
+    if (!buffer) return NULL;
     int fits = buffer->ndim == ndim;
     Py_ssize_t expected = buffer->itemsize;
     for (int i = ndim - 1; fits && i >= 0; i--) {
@@ -37,7 +23,11 @@ static Py_buffer *strided(tq_arguments *arguments, PyObject *object, const char 
         }
         expected *= buffer->shape[i];
     }
-    if (fits) return buffer;
+    if (fits) {
+        if (!((uintptr_t)buffer->buf % (size_t)buffer->itemsize)) return buffer;
+        tq_raise_unaligned(name, buffer); /* a copy of a cache would cost more than what is attended */
+        return NULL;
+    }
     PyObject *came = PyList_New(buffer->ndim), *wanted = PyList_New(ndim);
     for (int i = 0; came && i < buffer->ndim; i++) PyList_SetItem(came, i, PyLong_FromSsize_t(buffer->shape[i]));
     for (int i = 0; wanted && i < ndim; i++)
@@ -60,7 +50,7 @@ static int number(PyObject *object, const char *name, double low, float *value) 
 }
 
 static const tq_plan *stage_plan(PyObject *object, const char *name) {
-    const tq_plan *plan = tq_plan_argument(object);
+    const tq_plan *plan = tq_plan_argument(object, name);
     if (!plan || (plan->book.bits && plan->sketch.kind == TQ_NO_SKETCH)) return plan;
     tq_raise("InvalidSpec", PyUnicode_FromFormat("%s must be a plan with a codebook and without a sketch", name));
     return NULL;

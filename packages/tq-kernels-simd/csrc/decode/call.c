@@ -7,7 +7,7 @@ PyObject *tq_call_decode(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long threads;
-    if (tq_count("decode", count, 5) || !(plan = tq_plan_argument(args[0]))) return NULL;
+    if (tq_count("decode", count, 5) || !(plan = tq_plan_argument(args[0], "plan"))) return NULL;
     if (tq_integer(args[4], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     if (!plan->book.bits || !plan->rotation.rounds || plan->sketch.kind != TQ_NO_SKETCH) {
         tq_raise("InvalidSpec", PyUnicode_FromString("decode takes a plan with a codebook and rounds, and without a sketch"));

@@ -7,7 +7,7 @@ PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long threads;
-    if (tq_count("encode", count, 6) || !(plan = tq_plan_argument(args[0]))) return NULL;
+    if (tq_count("encode", count, 6) || !(plan = tq_plan_argument(args[0], "plan"))) return NULL;
     if (tq_integer(args[5], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     if (!plan->book.bits || !plan->candidates || !plan->rotation.rounds) {
         tq_raise("InvalidSpec", PyUnicode_FromString("encode takes a plan with a codebook, candidates and rounds"));
@@ -24,7 +24,8 @@ PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t cou
     if (scales && (gammas || !sketched)) {
         tq_encode_job job = {plan, x->buf, tq_format(x), packed->buf, scales->buf, gammas ? gammas->buf : NULL};
         int failed;
-        if (x->shape[0] <= 4 && plan->book.dim <= 1024 && !sketched) { /* microseconds: giving the lock away and taking it back would take as long */
+        if (x->shape[0] <= 4 && plan->book.dim <= 1024 && !sketched) {
+            /* microseconds: giving the lock away and taking it back would take as long */
             failed = tq_encode_rows(&job, 0, (size_t)x->shape[0]);
         } else {
             Py_BEGIN_ALLOW_THREADS

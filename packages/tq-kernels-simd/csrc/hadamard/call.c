@@ -34,7 +34,7 @@ PyObject *tq_call_rotate(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long inverse, threads;
-    if (tq_count("rotate", count, 5) || !(plan = tq_plan_argument(args[0]))) return NULL;
+    if (tq_count("rotate", count, 5) || !(plan = tq_plan_argument(args[0], "plan"))) return NULL;
     if (tq_integer(args[3], "inverse", 0, 1, &inverse) || tq_integer(args[4], "threads", 1, TQ_MAX_THREADS, &threads))
         return NULL;
     if (!plan->rotation.rounds) {

@@ -6,7 +6,10 @@ PyObject *tq_call_probe_fma(PyObject *module, PyObject *const *args, Py_ssize_t 
     long steps;
     if (tq_count("probe_fma", count, 1) || tq_integer(args[0], "steps", 1, 1L << 30, &steps)) return NULL;
     float sink = 0;
-    double operations = tq_active.probe.fma((size_t)steps, &sink);
+    double operations;
+    Py_BEGIN_ALLOW_THREADS
+    operations = tq_active.probe.fma((size_t)steps, &sink);
+    Py_END_ALLOW_THREADS
     return PyFloat_FromDouble(sink == 12345.0f ? 0.0 : operations); /* the compiler cannot know that it is not */
 }
 

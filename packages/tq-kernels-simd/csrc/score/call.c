@@ -64,7 +64,7 @@ PyObject *tq_call_scores(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long accuracy, threads;
-    if (tq_count("scores", count, 8) || !(plan = tq_plan_argument(args[0])) || tq_scorable(plan)) return NULL;
+    if (tq_count("scores", count, 8) || !(plan = tq_plan_argument(args[0], "plan")) || tq_scorable(plan)) return NULL;
     if (tq_integer(args[6], "accuracy", TQ_EXACT, TQ_INT8, &accuracy)) return NULL;
     if (tq_integer(args[7], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     tq_arguments arguments = {.count = 0};

@@ -8,7 +8,7 @@ PyObject *tq_call_search(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long k, accuracy, threads;
-    if (tq_count("search", count, 11) || !(plan = tq_plan_argument(args[0])) || tq_scorable(plan)) return NULL;
+    if (tq_count("search", count, 11) || !(plan = tq_plan_argument(args[0], "plan")) || tq_scorable(plan)) return NULL;
     if (tq_integer(args[6], "k", 1, 1L << 31, &k) || tq_integer(args[7], "accuracy", TQ_EXACT, TQ_AUTO, &accuracy)) return NULL;
     if (tq_integer(args[10], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     tq_arguments arguments = {.count = 0};

@@ -1,7 +1,7 @@
-#include <math.h>
 #include <string.h>
 
 #include "args.h"
+#include "encode/run.h"
 #include "threads.h"
 
 typedef struct job {
@@ -10,29 +10,17 @@ typedef struct job {
     uint8_t *out;
 } job;
 
-/* Sign bits of one row: the exact integer product, or the turned float32 row. */
-static void sketch_row(const tq_sketch *sketch, const int64_t *row, float *x, float *spare, uint8_t *out) {
-    if (sketch->kind == TQ_GAUSSIAN) {
-        int32_t *narrow = (int32_t *)x;
-        for (size_t j = 0; j < sketch->dim; j++) narrow[j] = (int32_t)row[j];
-        tq_active.sketch.signs(sketch, narrow, out);
-        return;
-    }
-    for (size_t j = 0; j < sketch->dim; j++) x[j] = (float)row[j];
-    tq_active.hadamard.forward(&sketch->rotation, x, spare);
-    memset(out, 0, (sketch->dim + 7) / 8);
-    for (size_t j = 0; j < sketch->dim; j++)
-        if (x[j] >= 0) out[j / 8] |= (uint8_t)(1u << j % 8);
-}
-
 static int sketch_rows(void *context, size_t first, size_t last) {
     const job *it = context;
     size_t dim = it->sketch->dim, padded = TQ_PADDED(dim), bytes = (it->sketch->projections + 7) / 8;
-    float *x = tq_aligned(2 * padded * sizeof *x);
+    float *x = tq_aligned(3 * padded * sizeof *x);
     if (!x) return -1;
-    memset(x, 0, 2 * padded * sizeof *x);
-    for (size_t r = first; r < last; r++)
-        sketch_row(it->sketch, it->residuals + r * dim, x, x + padded, it->out + r * bytes);
+    memset(x, 0, 3 * padded * sizeof *x);
+    int32_t *narrow = (int32_t *)(x + 2 * padded);
+    for (size_t r = first; r < last; r++) {
+        for (size_t j = 0; j < dim; j++) narrow[j] = (int32_t)it->residuals[r * dim + j];
+        tq_sketch_row(it->sketch, narrow, x, x + padded, it->out + r * bytes);
+    }
     tq_aligned_free(x);
     return 0;
 }
@@ -49,7 +37,7 @@ PyObject *tq_call_sketch(PyObject *module, PyObject *const *args, Py_ssize_t cou
     (void)module;
     const tq_plan *plan;
     long threads;
-    if (tq_count("sketch", count, 4) || !(plan = tq_plan_argument(args[0]))) return NULL;
+    if (tq_count("sketch", count, 4) || !(plan = tq_plan_argument(args[0], "plan"))) return NULL;
     if (tq_integer(args[3], "threads", 1, TQ_MAX_THREADS, &threads)) return NULL;
     if (plan->sketch.kind == TQ_NO_SKETCH) {
         tq_raise("InvalidSpec", PyUnicode_FromString("plan must have a sketch, got one without"));
