@@ -15,6 +15,7 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 QUICK = ("-m", "not stats and not model")
+SIMD = "packages/tq-kernels-simd"
 WHEELS: dict[str, Path] = {}  # built once a run, whatever sessions ask for them
 
 
@@ -165,3 +166,29 @@ def train(session: nox.Session) -> None:
     for step in ("prepare", "train", "ngram", "export"):
         session.run("python", f"fixtures/recipes/stdlib_llama/{step}.py", "--work", work)
     session.run("python", "fixtures/recipes/stdlib_llama/verify.py")
+
+
+def sanitized(session: nox.Session, folder: str, *defines: str) -> None:
+    """Replace the kernels of the session's environment by a build under the sanitizers, in its own build folder."""
+    settings = [f"-Ccmake.define.{name}=ON" for name in ("TQ_SANITIZE", *defines)]
+    session.install(
+        *("--no-deps", "--no-cache", "--reinstall-package", "tq-kernels-simd", f"./{SIMD}"),
+        *(*settings, "-Ccmake.build-type=Debug", f"-Cbuild-dir=build/{folder}"),
+    )
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The C code under AddressSanitizer and UBSan: seeded faults are reported, then all passes at every level."""
+    sync(session, "test")
+    sanitized(session, "seeded", "TQ_SEED_FAULT")
+    session.run("python", f"{SIMD}/tests/isa/sanitize.py", "seeded")
+    sanitized(session, "asan")
+    session.run("python", f"{SIMD}/tests/isa/sanitize.py", "suite", *session.posargs)
+
+
+@nox.session
+def isa(session: nox.Session) -> None:
+    """The kernels on processors that are not here, by emulators: `nox -s isa -- aarch64 nehalem simde native`."""
+    sync(session, "test")
+    session.run("python", f"{SIMD}/tests/isa/emulate.py", *session.posargs)

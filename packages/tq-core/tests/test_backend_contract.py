@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tq_core import TurboQuantMSE, VectorCodec, from_spec, registry
+from tq_core import TurboQuantMSE, VectorCodec, from_spec, registry, topk
 from tq_core.norms import row_norms
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.rotation import Rotation
@@ -45,8 +45,8 @@ def encode_with(change):
 def result_of(name, change):
     """A backend whose operation `name` returns change(result)."""
 
-    def operation(self, *arguments):
-        return change(getattr(NumpyBackend, name)(self, *arguments))
+    def operation(self, *arguments, **options):
+        return change(getattr(NumpyBackend, name)(self, *arguments, **options))
 
     return type("Changed", (NumpyBackend,), {name: operation})()
 
@@ -74,8 +74,30 @@ def no_rows_encode(self, plan, x):
     return NumpyBackend.encode(self, plan, x)
 
 
+def coarse_scores(self, plan, packed, scales, gammas, queries, *, accuracy="exact"):
+    if accuracy == "int8":
+        queries = np.rint(queries / abs(queries).max() * 3) * np.float32(abs(queries).max() / 3)
+    return NumpyBackend.scores(self, plan, packed, scales, gammas, queries)
+
+
+def searching(change):
+    """A backend with a search of its own, whose results went through change(scores, indices)."""
+
+    def search(self, plan, packed, scales, gammas, queries, k, mask, accuracy):
+        found = self.scores(plan, packed, scales, gammas, queries, accuracy=accuracy)
+        eligible = np.ones(len(packed), bool) if mask is None else mask
+        scores, rows = topk.best_rows(lambda part, some: found[:, part], queries, len(packed), k, eligible)
+        return change(scores, rows)
+
+    return backend_with(search=search)
+
+
 def backend_with(**operations):
     return type("Changed", (NumpyBackend,), operations)()
+
+
+def test_a_backend_may_search_by_itself():
+    check_backend(searching(lambda scores, rows: (scores, rows)), dims=DIMS)
 
 
 FAULTS = {
@@ -115,6 +137,10 @@ FAULTS = {
     ),
     "transposed scores": (result_of("scores", lambda s: s.T.copy()), r"scores are \(24, 5\)"),
     "scores in float64": (result_of("scores", lambda s: s.astype(float)), "scores are .*float64"),
+    "integer arithmetic of too few bits": (backend_with(scores=coarse_scores), "int8 scores: they add"),
+    "a search that forgets the order": (searching(lambda s, i: (s[:, ::-1].copy(), i[:, ::-1].copy())), "exact search"),
+    "a search that pads with zeros": (searching(lambda s, i: (s, np.maximum(i, 0))), "missing rows are not -1"),
+    "a search of other scores": (searching(lambda s, i: (s * np.float32(1.01), i)), "exact search: other scores"),
     "a flipped sketch bit": (result_of("sketch", lambda b: changed(b, (0, 0), lambda v: v ^ 4)), "sketch, .*1 bytes"),
     "an unsketch of another scale": (result_of("unsketch", lambda r: r * np.float32(1.01)), "unsketch, .*off by"),
     "sketch scores of another scale": (

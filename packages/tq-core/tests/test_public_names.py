@@ -65,8 +65,8 @@ def test_every_quantizer_speaks_the_same_vocabulary(name):
 def test_the_codec_speaks_its_own_vocabulary():
     assert bare(tq_core.VectorCodec.encode) == "(self, x)"
     assert bare(tq_core.VectorCodec.decode) == "(self, encoded)"
-    assert bare(tq_core.VectorCodec.scores) == "(self, encoded, queries)"
-    assert bare(tq_core.VectorCodec.search) == "(self, encoded, queries, k, mask=None)"
+    assert bare(tq_core.VectorCodec.scores) == "(self, encoded, queries, *, accuracy='exact')"
+    assert bare(tq_core.VectorCodec.search) == "(self, encoded, queries, k, mask=None, *, accuracy='auto')"
 
 
 def test_everything_public_says_what_it_guarantees():

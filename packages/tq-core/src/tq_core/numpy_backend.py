@@ -85,8 +85,13 @@ class NumpyBackend:
             out[tile] = np.ldexp(self.unrotate(plan.rotation, stage), exponents)
         return out
 
-    def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
-        """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back."""
+    def scores(
+        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+    ) -> F32:
+        """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back.
+
+        Exact at every accuracy.
+        """
         rotated = self.rotate(plan.rotation, queries)
         out = np.empty((len(queries), len(packed)), np.float32)
         for tile in _tiles(len(packed), plan.dim):

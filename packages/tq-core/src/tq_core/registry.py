@@ -54,8 +54,10 @@ class Backend(Protocol):
     def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """Reconstructed rows, (rows, dim); scales and gammas (rows,) as the caller stored them."""
 
-    def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
-        """Estimated inner products, (queries, rows)."""
+    def scores(
+        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+    ) -> F32:
+        """Estimated inner products, (queries, rows); at "int16" or "int8" with the error that VectorCodec states."""
 
     def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
         """Weighted sums of decoded rows: weights (sums, rows) times `decode`, (sums, dim)."""
@@ -68,6 +70,23 @@ class Backend(Protocol):
 
     def sketch_scores(self, sketch: Sketch, bits: U8, queries: F32) -> F32:
         """Estimated inner products with unit residuals, (queries, rows)."""
+
+
+class SearchingBackend(Backend, Protocol):
+    """A backend with its own top-k search, which VectorCodec.search then uses; others search tile by tile."""
+
+    def search(
+        self,
+        plan: ScalarPlan,
+        packed: U8,
+        scales: NDArray[np.floating],
+        gammas: NDArray[np.floating] | None,
+        queries: F32,
+        k: int,
+        mask: NDArray[np.bool_] | None,
+        accuracy: str,
+    ) -> tuple[F32, NDArray[np.int64]]:
+        """Scores and indices, (queries, k), as VectorCodec.search states; scales and gammas in float16 or float32."""
 
 
 def _numpy() -> Any:

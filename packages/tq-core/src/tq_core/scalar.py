@@ -62,8 +62,13 @@ class ScalarBackend:
         rows = zip(packed, scales.tolist(), lengths, strict=True)
         return _rows([score.decode_row(encoder, row.tobytes(), 0, s, g) for row, s, g in rows], plan.dim)
 
-    def scores(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32) -> F32:
-        """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back."""
+    def scores(
+        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+    ) -> F32:
+        """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back.
+
+        Exact at every accuracy.
+        """
         encoder = self._encoder(plan)
         stage_bytes = plan.stage_bytes
         rows = [row.tobytes() for row in packed]

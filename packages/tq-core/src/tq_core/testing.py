@@ -68,6 +68,9 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
     _check_rotation(backend, Rotation(48, "dense", 1), exact=False)
     _check_inputs(backend, exact)
     _check_empty(backend)
+    for bits in range(1, 9):
+        _check_accuracies(backend, _plan(128, bits))
+        _check_accuracies(backend, _plan(100, bits, sketch=Sketch(100, 100, "gaussian", 5)))
 
 
 def _require(holds: object, message: str) -> None:
@@ -207,6 +210,31 @@ def _check_empty(backend: Backend) -> None:
     _require(backend.scores(plan, packed, scales, None, queries).shape == (10, 0), "an empty batch has no scores")
     rows = backend.encode(plan, queries)
     _require(backend.scores(plan, rows[0], rows[1], None, queries[:0]).shape == (0, 10), "no queries have no scores")
+
+
+def _check_accuracies(backend: Backend, plan: ScalarPlan) -> None:
+    """What integer arithmetic adds to scores, and that a search finds the best of its own scores."""
+    x, queries = samples(plan.dim)[:10], samples(plan.dim, 1)[:10]
+    packed, scales, gammas = REFERENCE.encode(plan, x)
+    expected = REFERENCE.scores(plan, packed, scales, gammas, queries)
+    noise = np.std(queries @ x.T - expected)
+    where = f"dim {plan.dim}, {plan.codebook.bits} bits{', sketch' if plan.sketch else ''}"
+    for accuracy, share in (("exact", 1e-4), ("int16", 0.015), ("int8", 0.2)):  # 100 scores: their deviation is rough
+        got = backend.scores(plan, packed, scales, gammas, queries, accuracy=accuracy)
+        added = np.std(got - expected) / noise
+        _require(added <= share, f"{accuracy} scores: they add {added:.3g} of the quantization error, {where}")
+        search = getattr(backend, "search", None)
+        if search is None:
+            continue
+        mask = np.arange(len(x)) != 3
+        for k, eligible in ((3, None), (3, mask), (12, mask)):
+            found, rows = search(plan, packed, scales, gammas, queries, k, eligible, accuracy)
+            allowed = np.where(eligible, got, -np.inf) if eligible is not None else got
+            order = np.argsort(-allowed, axis=1, kind="stable")[:, : min(k, len(x) if eligible is None else len(x) - 1)]
+            _require((rows[:, : order.shape[1]] == order).all(), f"{accuracy} search: rows in another order, {where}")
+            _require((rows[:, order.shape[1] :] == -1).all(), f"{accuracy} search: missing rows are not -1, {where}")
+            values = np.take_along_axis(got, order, axis=1)
+            _require((found[:, : order.shape[1]] == values).all(), f"{accuracy} search: other scores, {where}")
 
 
 def _guarded(array: NDArray[Scalar]) -> NDArray[Scalar]:

@@ -1,0 +1,109 @@
+/* The order-12 and order-20 matrices over columns of vectors (docs/format.md, section 2). Included once for each
+ * vector type: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names, PLUS(a, b) and
+ * MINUS(a, b) are a + b and a - b as a multiply-add by 1, which rounds once, too, and runs on units of its own: half of
+ * the sums are written so.
+ *
+ * Row j of a matrix of order m is the vectors at x + j * width. When width is smaller than the vector, a store overruns into
+ * the next rows, which are written later, and in the end past the last: then `out` has room for m * width + lanes numbers,
+ * as `x` has. `out` is not x: nothing of a column then need be kept but in x itself. */
+
+INLINE void ORDER(order12_column)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
+#define AT(j) (*(const VECTOR *)(x + (size_t)(j) * width))
+    VECTOR a0 = AT(0), a1 = AT(1), a2 = AT(2), b0 = AT(3), b1 = AT(4), b2 = AT(5);
+    VECTOR c0 = AT(6), c1 = AT(7), c2 = AT(8), d0 = AT(9), d1 = AT(10), d2 = AT(11);
+    VECTOR a = (a0 + a1) + a2, b = (b0 + b1) + b2, c = (c0 + c1) + c2, d = (d0 + d1) + d2;
+#define PUT(j, t, w)                               \
+    do {                                              \
+        VECTOR half = w, sum = PLUS(t, half + half);  \
+        if (scale) sum *= *scale;                     \
+        *(VECTOR *)(out + (size_t)(j) * width) = sum; \
+    } while (0)
+    if (transpose) {
+        VECTOR t0 = ((a + b) + c) + d, t1 = ((b - a) - c) + d, t2 = ((b - a) + c) - d, t3 = ((-a - b) + c) + d;
+        PUT(0, t0, MINUS(-b0 - c0, d0));
+        PUT(1, t0, MINUS(-b1 - c1, d1));
+        PUT(2, t0, MINUS(-b2 - c2, d2));
+        PUT(3, t1, MINUS(a0 + c0, d0));
+        PUT(4, t1, MINUS(a1 + c1, d1));
+        PUT(5, t1, MINUS(a2 + c2, d2));
+        PUT(6, t2, PLUS(a0 - b0, d0));
+        PUT(7, t2, PLUS(a1 - b1, d1));
+        PUT(8, t2, PLUS(a2 - b2, d2));
+        PUT(9, t3, MINUS(a0 + b0, c0));
+        PUT(10, t3, MINUS(a1 + b1, c1));
+        PUT(11, t3, MINUS(a2 + b2, c2));
+    } else {
+        VECTOR t0 = ((a - b) - c) - d, t1 = ((a + b) + c) - d, t2 = ((a - b) + c) + d, t3 = ((a + b) - c) + d;
+        PUT(0, t0, PLUS(b0 + c0, d0));
+        PUT(1, t0, PLUS(b1 + c1, d1));
+        PUT(2, t0, PLUS(b2 + c2, d2));
+        PUT(3, t1, PLUS(-a0 - c0, d0));
+        PUT(4, t1, PLUS(-a1 - c1, d1));
+        PUT(5, t1, PLUS(-a2 - c2, d2));
+        PUT(6, t2, MINUS(b0 - a0, d0));
+        PUT(7, t2, MINUS(b1 - a1, d1));
+        PUT(8, t2, MINUS(b2 - a2, d2));
+        PUT(9, t3, PLUS(-a0 - b0, c0));
+        PUT(10, t3, PLUS(-a1 - b1, c1));
+        PUT(11, t3, PLUS(-a2 - b2, c2));
+    }
+#undef PUT
+#undef AT
+}
+
+static void ORDER(order12)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
+    const size_t lane_count = sizeof(VECTOR) / sizeof *x;
+    for (size_t i = 0; i < width; i += lane_count) {
+        if (transpose) ORDER(order12_column)(x + i, out + i, width, 1, scale);
+        else ORDER(order12_column)(x + i, out + i, width, 0, scale);
+    }
+}
+
+#ifndef PALEY
+#define PALEY
+/* Bit k set where k is a square modulo 19. */
+#define SQUARES (1u << 1 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 9 | 1u << 11 | 1u << 16 | 1u << 17)
+INLINE int paley(int row, int column) {
+    if (row == 0) return 1;
+    if (column == 0) return -1;
+    return row == column || (SQUARES >> ((column - row + 19) % 19) & 1) ? 1 : -1;
+}
+#endif
+
+/* Rows first..first+4 of the product: every sign is a constant when inlined. */
+INLINE void ORDER(order20_rows)(const float *restrict x, float *restrict out, size_t width, int first, int transpose, const float *scale) {
+#define SIGN(r, c) (transpose ? paley(c, first + r) : paley(first + r, c))
+#define AT(c) (*(const VECTOR *)(x + (size_t)(c) * width))
+#define START(r) VECTOR sum##r = SIGN(r, 0) > 0 ? AT(0) : -AT(0);
+#define TERM(r, c) sum##r = SIGN(r, c) > 0 ? sum##r + AT(c) : sum##r - AT(c);
+#define FUSED(r, c) sum##r = SIGN(r, c) > 0 ? PLUS(sum##r, AT(c)) : MINUS(sum##r, AT(c));
+#define COLUMN(c) TERM(0, c) FUSED(1, c) TERM(2, c) FUSED(3, c) TERM(4, c)
+#define PUT(r)                       \
+    if (scale) sum##r *= *scale;     \
+    *(VECTOR *)(out + (size_t)(first + r) * width) = sum##r;
+    START(0) START(1) START(2) START(3) START(4)
+    COLUMN(1) COLUMN(2) COLUMN(3) COLUMN(4) COLUMN(5) COLUMN(6) COLUMN(7) COLUMN(8) COLUMN(9) COLUMN(10)
+    COLUMN(11) COLUMN(12) COLUMN(13) COLUMN(14) COLUMN(15) COLUMN(16) COLUMN(17) COLUMN(18) COLUMN(19)
+    PUT(0) PUT(1) PUT(2) PUT(3) PUT(4)
+#undef PUT
+#undef COLUMN
+#undef FUSED
+#undef TERM
+#undef START
+#undef AT
+#undef SIGN
+}
+
+static void ORDER(order20)(const float *restrict x, float *restrict out, size_t width, int transpose, const float *scale) {
+    const size_t lane_count = sizeof(VECTOR) / sizeof *x;
+    for (size_t i = 0; i < width; i += lane_count) {
+#define FIVE(first)                                                          \
+    if (transpose) ORDER(order20_rows)(x + i, out + i, width, first, 1, scale);   \
+    else ORDER(order20_rows)(x + i, out + i, width, first, 0, scale);
+        FIVE(0)
+        FIVE(5)
+        FIVE(10)
+        FIVE(15)
+#undef FIVE
+    }
+}

@@ -1,0 +1,125 @@
+"""Plans of tq_core packed into the one buffer that the C code checks and reads (csrc/plan.c has the same header)."""
+
+import struct
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tq_core.codebook import Codebook
+from tq_core.plan import ScalarPlan
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+from tq_kernels_simd import _simd
+
+MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
+HEADER: Final = struct.Struct("=21q5d")
+RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its index
+SKETCHES: Final = {None: 0, "gaussian": 1, "hadamard": 2}
+SIGN: Final = np.uint32(0x80000000)
+
+
+class _Arrays:
+    """Arrays laid one after the other behind the header, each at a multiple of 64 bytes, a cache line."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = [bytes(-HEADER.size % 64)]
+        self.length = HEADER.size + len(self.parts[0])
+
+    def add(self, array: NDArray[Any]) -> int:
+        """Append the array; returns its offset in the buffer."""
+        offset = self.length
+        data = np.ascontiguousarray(array).tobytes()
+        data += bytes(-len(data) % 64)
+        self.parts.append(data)
+        self.length += len(data)
+        return offset
+
+
+def pack_rotation(rotation: Rotation) -> object:
+    """The checked plan of a bare Hadamard rotation."""
+    return _simd.plan(rotation_bytes(rotation))
+
+
+def pack_sketch(sketch: Sketch) -> object:
+    """The checked plan of a bare sketch."""
+    return _simd.plan(_bytes(None, None, "plain", (), sketch, strict=False))
+
+
+def pack_plan(plan: ScalarPlan) -> object:
+    """The checked plan of a quantizer or codec."""
+    return _simd.plan(plan_bytes(plan))
+
+
+def rotation_bytes(rotation: Rotation) -> bytes:
+    """What `pack_rotation` hands to the C code."""
+    return _bytes(rotation, None, "plain", (), None, strict=False)
+
+
+def plan_bytes(plan: ScalarPlan) -> bytes:
+    """What `pack_plan` hands to the C code."""
+    return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
+
+
+def _bytes(
+    rotation: Rotation | None,
+    book: Codebook | None,
+    rule: str,
+    candidates: tuple[float, ...],
+    sketch: Sketch | None,
+    *,
+    strict: bool,
+) -> bytes:
+    arrays = _Arrays()
+    dim = rotation.dim if rotation is not None else sketch.dim if sketch is not None else 0
+    rounds, order, signs, permutations, factor, inverse = _rotation(arrays, rotation)
+    turn = sketch.rotation if sketch is not None else None
+    sketch_rounds, sketch_order, sketch_signs, sketch_permutations, sketch_factor, sketch_inverse = _rotation(
+        arrays, turn
+    )
+    matrix = arrays.add(sketch.matrix) if sketch is not None and sketch.matrix is not None else 0
+    thresholds = levels = centroids = magnitudes = 0
+    if book is not None:
+        half = 1 << (book.bits - 1)
+        thresholds, levels = arrays.add(book.thresholds), arrays.add(book.levels[half:])
+        centroids = arrays.add(book.centroids)
+        magnitudes = arrays.add(book.code_table[:32768] - np.uint8(half))
+    candidate = arrays.add(np.array(candidates, np.float32)) if candidates else 0
+    header = HEADER.pack(
+        MAGIC,
+        arrays.length,
+        dim,
+        rounds or sketch_rounds,  # a structured sketch has the rounds and the order of its dim's rotation
+        order if rounds else sketch_order,
+        book.bits if book is not None else 0,
+        RULES.index(rule),
+        strict,
+        len(candidates),
+        SKETCHES[sketch.kind if sketch is not None else None],
+        sketch.projections if sketch is not None else 0,
+        signs or sketch_signs,
+        permutations or sketch_permutations,
+        thresholds,
+        levels,
+        centroids,
+        magnitudes,
+        candidate,
+        matrix,
+        sketch_signs,
+        sketch_permutations,
+        factor,
+        inverse,
+        sketch_factor,
+        sketch_inverse,
+        sketch.constant if sketch is not None else 0.0,
+    )
+    return b"".join([header, *arrays.parts])
+
+
+def _rotation(arrays: _Arrays, rotation: Rotation | None) -> tuple[int, int, int, int, float, float]:
+    if rotation is None or rotation.matrix is not None:
+        return 0, 0, 0, 0, 1.0, 1.0  # order 0 suits every dim
+    signs = arrays.add(np.where(rotation.signs < 0, SIGN, np.uint32(0)))
+    order = rotation.permutations
+    permutations = arrays.add(order.astype(np.int32)) if order is not None else 0
+    return rotation.rounds, rotation.order, signs, permutations, rotation.factor, rotation.inverse_factor

@@ -1,0 +1,83 @@
+"""The package's tests under AddressSanitizer and UndefinedBehaviorSanitizer, and proof that both report what is seeded.
+
+    PYTHON tests/isa/sanitize.py suite      all tests, then the contract suite at every level
+    PYTHON tests/isa/sanitize.py seeded     a build with TQ_SEED_FAULT: both faults must be reported
+
+PYTHON is that of an environment whose tq-kernels-simd was built with TQ_SANITIZE (nox session `sanitize`). Heap blocks
+are numpy's own, exactly as long as the arrays, so that one byte beyond an input or output is one byte beyond a block.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+CONTRACT = """
+from tq_core import registry
+from tq_core.testing import check_backend
+backend = registry.load("simd")
+check_backend(backend)
+print(backend.levels["encode"], "passes")
+"""
+# 100 is no multiple of 64: the scratch has room, so that the over-read is one of the row alone
+ENCODE = """
+import sys
+import numpy as np
+from tq_core import TurboQuantMSE, VectorCodec
+VectorCodec(TurboQuantMSE(100, 4, backend="simd")).encode(np.ones((3, 100), sys.argv[1]))
+"""
+FAULTS = {
+    "float32": ("AddressSanitizer: heap-buffer-overflow", "norm_f32"),
+    "float64": ("runtime error: signed integer overflow", "seeded_fault.c"),
+}
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables that put the sanitizer's run time first and let it see every block."""
+    library = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    return {
+        **os.environ,
+        "LD_PRELOAD": library.strip(),
+        "PYTHONMALLOC": "malloc",  # small blocks would hide in arenas otherwise
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        **more,
+    }
+
+
+def levels() -> list[str]:
+    """The levels that run here."""
+    code = "from tq_kernels_simd import _simd; print(*[n for n, s in _simd.levels().items() if s == 'ok'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def suite(options: list[str]) -> None:
+    """Every test of the package, and the contract suite at each level; raises at the first that fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS), *options]
+    subprocess.run(command, env=environment(), check=True)
+    for level in levels():
+        subprocess.run([sys.executable, "-c", CONTRACT], env=environment(TQ_ISA=level), check=True)
+
+
+def seeded() -> None:
+    """Both seeded faults stop the process with a report, at every level."""
+    for level in levels():
+        for dtype, signs in FAULTS.items():
+            command = [sys.executable, "-c", ENCODE, dtype]
+            done = subprocess.run(command, env=environment(TQ_ISA=level), capture_output=True, text=True, check=False)
+            lines = [line.strip() for line in done.stderr.splitlines()]
+            absent = [sign for sign in signs if not any(sign in line for line in lines)]
+            if done.returncode == 0 or absent:
+                sys.exit(f"{level}, {dtype}: exit status {done.returncode}, not reported: {absent}\n{done.stderr}")
+            sys.stdout.write(f"{level}, {dtype}: reported {signs[0]} in {signs[1]}\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["seeded"]:
+        seeded()
+    elif sys.argv[1:2] == ["suite"]:
+        suite(sys.argv[2:])
+    else:
+        sys.exit("say suite or seeded")

@@ -1,0 +1,74 @@
+"""The backend keeps tq-core's contract at every level, and is chosen as the documentation says."""
+
+import pytest
+
+from tq_kernels_simd import _simd
+
+RUNNING = [name for name, state in _simd.levels().items() if state == "ok"]
+
+
+@pytest.mark.parametrize("level", RUNNING)
+def test_every_level_passes_the_contract_suite_and_the_golden_vectors(level, in_child):
+    code = """
+import sys
+from tq_core import registry
+from tq_core.golden import cases, mismatches
+from tq_core.testing import check_backend
+backend = registry.load("simd")
+assert backend.levels["encode"] == sys.argv[1]
+check_backend(backend)
+wrong = mismatches("simd")
+assert not wrong, wrong
+print(len(cases()))
+"""
+    assert int(in_child(code, level, TQ_ISA=level)) >= 30
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_several_threads_pass_the_contract_suite(threads, in_child):
+    code = """
+from tq_core import registry
+from tq_core.testing import check_backend
+check_backend(registry.load("simd"), dims=(3, 64, 100, 1536))
+"""
+    in_child(code, TQ_THREADS=str(threads))
+
+
+CHOICE = """
+from tq_core import TurboQuantMSE
+print(TurboQuantMSE(64, 4{}).backend.name)
+"""
+
+
+def test_auto_picks_simd(in_child):
+    assert in_child(CHOICE.format("")).strip() == "simd"
+
+
+def test_simd_can_be_named(in_child):
+    assert in_child(CHOICE.format(", backend='simd'")).strip() == "simd"
+
+
+def test_tq_backend_turns_it_off(in_child):
+    assert in_child(CHOICE.format(""), TQ_BACKEND="numpy").strip() == "numpy"
+
+
+def test_an_explicit_name_is_stronger_than_tq_backend(in_child):
+    assert in_child(CHOICE.format(", backend='simd'"), TQ_BACKEND="numpy").strip() == "simd"
+
+
+@pytest.mark.parametrize("text", ["0", "257", "-1", "1.5", "two", "\u00b2", "9" * 5000, "1 ", "+1"])
+def test_a_bad_tq_threads_is_refused(text, in_child):
+    code = """
+from tq_core import registry, InvalidSpec
+try:
+    registry.load("simd")
+except InvalidSpec as error:
+    print(error)
+"""
+    assert in_child(code, TQ_THREADS=text, PYTHONIOENCODING="utf-8").startswith("TQ_THREADS must be a number in 1..256")
+
+
+@pytest.mark.parametrize(("text", "threads"), [("1", 1), ("256", 256), ("", 1), (None, 1)])
+def test_tq_threads_says_how_many(text, threads, in_child):
+    code = "from tq_core import registry; print(registry.load('simd').threads)"
+    assert int(in_child(code, TQ_THREADS=text)) == threads

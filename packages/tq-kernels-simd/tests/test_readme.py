@@ -1,0 +1,32 @@
+"""The README's Python blocks run, in order, as one program, and its table has the levels of the source."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1]
+README = PACKAGE / "README.md"
+
+
+@pytest.fixture(scope="module")
+def text():
+    if not README.exists():
+        pytest.skip("the tests were copied away from their README")
+    return README.read_text()
+
+
+def test_the_readme_runs(text, in_child):
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    printed = in_child("\n".join(blocks))
+    assert "simd 66000 bytes for 512000" in printed
+    assert "auto resolves to 'simd'" in printed
+
+
+def test_the_readme_has_a_row_for_every_level(text):
+    source = PACKAGE / "csrc/select.c"
+    if not source.exists():
+        pytest.skip("the tests were copied away from the C source")
+    levels = re.findall(r'\{"(\w+)", "', source.read_text())
+    assert re.findall(r"^\| `(\w+)` \|", text.split("## Levels")[1].split("## Environment")[0], re.M) == levels
