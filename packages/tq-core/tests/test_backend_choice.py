@@ -181,9 +181,9 @@ class Watching(NumpyBackend):
         self.look(packed, scales, gammas)
         return super().decode(plan, packed, scales, gammas)
 
-    def scores(self, plan, packed, scales, gammas, queries):
+    def scores(self, plan, packed, scales, gammas, queries, *, accuracy="exact"):
         self.look(packed, scales, gammas, queries)
-        return super().scores(plan, packed, scales, gammas, queries)
+        return super().scores(plan, packed, scales, gammas, queries, accuracy=accuracy)
 
 
 def misaligned(array):

@@ -8,7 +8,7 @@ from tq_core import TurboQuantMSE, VectorCodec, topk
 
 @pytest.fixture(scope="module")
 def stored(gaussian_rows):
-    codec = VectorCodec(TurboQuantMSE(64, 4, seed=2), search=3)
+    codec = VectorCodec(TurboQuantMSE(64, 4, seed=2, backend="numpy"), search=3)
     return codec, codec.encode(gaussian_rows(300, 64)), gaussian_rows(7, 64, seed=3)
 
 
