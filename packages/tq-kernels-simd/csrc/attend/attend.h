@@ -62,8 +62,6 @@ typedef struct tq_attend_slots {
     /* x_i = exp(x_i) for a multiple of 8 numbers: relative error at most 2e-7 for -87 <= x <= 88, 0 below about -87.34, the value at
      * 88 above; exp(0) = 1. */
     void (*exponentials)(float *x, size_t count);
-    /* float16 to float32, exactly; reads 2 * count bytes at any even address. */
-    void (*widen)(const uint16_t *halves, size_t count, float *out);
 } tq_attend_slots;
 
 /* The coordinate at a position of a tile of bytes. */

@@ -194,15 +194,8 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
     }
 }
 
-static void widen(const uint16_t *halves, size_t count, float *out) {
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(halves + i))));
-    for (; i < count; i++) out[i] = _cvtsh_ss(halves[i]);
-}
-
 void tq_attend_avx2(tq_attend_slots *slots) {
     *slots = (tq_attend_slots){
-        keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+        keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
     };
 }

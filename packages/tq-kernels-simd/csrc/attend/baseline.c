@@ -127,20 +127,6 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
         for (size_t j = 0; j < padded; j++) sums[j] += weights[t] * tile[t * padded + j];
 }
 
-static void widen(const uint16_t *halves, size_t count, float *out) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t sign = (uint32_t)(halves[i] & 0x8000) << 16, rest = halves[i] & 0x7FFF, bits;
-        float magnitude = (float)rest * 0x1p-24f; /* subnormal: rest counts units of 2^-24 */
-        if (rest >= 0x0400) {
-            bits = (rest << 13) + (rest >= 0x7C00 ? 0x70000000 : 0x38000000);
-            memcpy(&magnitude, &bits, sizeof bits);
-        }
-        memcpy(&bits, &magnitude, sizeof bits);
-        bits |= sign;
-        memcpy(&out[i], &bits, sizeof bits);
-    }
-}
-
 const tq_attend_slots tq_attend_baseline = {
-    keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials, widen,
+    keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
 };

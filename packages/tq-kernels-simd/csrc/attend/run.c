@@ -74,7 +74,7 @@ static desk lay_out(const cut *c, uint8_t *memory) {
 
 static void fill_scales(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, float *to) {
     const uint8_t *from = store->scales + (ptrdiff_t)lane * store->scale_lane_bytes;
-    if (store->half) tq_active.attend.widen((const uint16_t *)(const void *)from + first, tokens, to);
+    if (store->half) tq_active.encode.widen((const uint16_t *)(const void *)from + first, tokens, to); /* `to` has room for a tile */
     else memcpy(to, from + first * sizeof *to, tokens * sizeof *to);
     memset(to + tokens, 0, (TQ_TILE - tokens) * sizeof *to);
 }

@@ -60,7 +60,8 @@ def missing(target: str) -> list[str]:
 def build(target: str, folder: Path) -> Path:
     """The statically linked driver of a target."""
     compiler, levels, _ = TARGETS[target]
-    portable = (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *(path for name in PORTABLE for path in CSRC.glob(f"*/{name}.c")))
+    of_operations = [path for name in PORTABLE for path in CSRC.glob(f"*/{name}.c")]
+    portable = (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *of_operations)
     files = dict.fromkeys(portable, ())
     for level, flags in levels.items():
         files |= dict.fromkeys(CSRC.glob(f"*/{level}.c"), flags)
