@@ -19,4 +19,7 @@ void tq_same(const char *what, const void *got, const void *expected, size_t byt
 /* Runs every slot of `table` that an encode case reaches and the baseline's beside it, on each row of x, and compares. */
 void tq_compare_slots(const tq_table *table, const tq_plan *plan, char dtype, const void *x, size_t rows);
 
+/* Runs every slot of csrc/score at this level and at the baseline on numbers of its own, and compares. */
+void tq_compare_scores(const tq_table *table);
+
 #endif

@@ -132,6 +132,7 @@ static int run_cases(const char *path) {
         else return 2;
     }
     fclose(file);
+    tq_compare_scores(&tq_active);
     printf("%s: %zu cases, %zu comparisons, %zu differ\n", tq_active.isa, case_number, compared, different);
     return different ? 1 : case_number ? 0 : 2;
 }

@@ -14,7 +14,6 @@ typedef struct results {
     uint8_t *codes, *packed, *unpacked, *bits;
     int32_t *residual;
     int64_t dot, square, total;
-    float score;
 } results;
 
 static void *room(size_t bytes) {
@@ -57,13 +56,12 @@ static void start(const tq_table *table, const tq_plan *plan, char dtype, const 
     table->encode.coordinates(of->z, dim, of->v);
 }
 
-static void finish(const tq_table *table, const tq_plan *plan, float t, const float *query, results *of) {
+static void finish(const tq_table *table, const tq_plan *plan, float t, results *of) {
     size_t dim = plan->book.dim, bits = plan->book.bits;
     table->encode.quantize(&plan->book, of->z, of->v, t, of->codes, &of->dot, &of->square);
     table->encode.pack(of->codes, dim, bits, of->packed);
     table->decode.unpack(of->packed, dim, bits, of->unpacked);
     table->decode.centroids(&plan->book, of->packed, (uint8_t *)of->spare, of->centroids);
-    table->score.exact(&plan->book, query, of->packed, plan->stage_bytes, 1, (uint8_t *)of->spare, of->narrow, &of->score);
     table->hadamard.inverse(&plan->rotation, of->centroids, of->spare);
     of->total = table->sketch.residual(&plan->book, of->codes, of->v, 0.75, of->residual);
     if (plan->sketch.kind == TQ_GAUSSIAN) table->sketch.signs(&plan->sketch, of->residual, of->bits);
@@ -80,7 +78,6 @@ static void compare(const tq_plan *plan, const results *got, const results *expe
     tq_same("packed row", got->packed, expected->packed, plan->stage_bytes);
     tq_same("codes unpacked against codes", got->unpacked, expected->codes, dim);
     tq_same("centroids rotated back", got->centroids, expected->centroids, 4 * dim);
-    tq_same("exact score", &got->score, &expected->score, sizeof got->score);
     tq_same("residual", got->residual, expected->residual, 4 * dim);
     tq_same("residual's length", &got->total, &expected->total, sizeof got->total);
     if (plan->sketch.kind == TQ_GAUSSIAN) tq_same("sketch", got->bits, expected->bits, (plan->sketch.projections + 7) / 8);
@@ -129,21 +126,17 @@ void tq_compare_slots(const tq_table *table, const tq_plan *plan, char dtype, co
     tq_select("baseline", &floor);
     size_t dim = plan->book.dim, row_size = dim * (dtype == 'd' ? 8 : dtype == 'f' ? 4 : 2);
     results got = results_of(plan), expected = results_of(plan);
-    float *query = room(4 * TQ_PADDED(dim));
-    memset(query, 0, 4 * TQ_PADDED(dim));
-    for (size_t j = 0; j < dim; j++) query[j] = (float)((j * 37 % 101) / 50.0 - 1.0);
     for (size_t r = 0; r < rows; r++) {
         const char *row = (const char *)x + r * row_size;
         for (size_t i = 0; i < plan->candidates; i++) {
             start(table, plan, dtype, row, &got);
             start(&floor, plan, dtype, row, &expected);
-            finish(table, plan, plan->candidate[i], query, &got);
-            finish(&floor, plan, plan->candidate[i], query, &expected);
+            finish(table, plan, plan->candidate[i], &got);
+            finish(&floor, plan, plan->candidate[i], &expected);
             compare(plan, &got, &expected);
         }
     }
     sweep(table, &floor, plan, &got, &expected);
     free_results(&got);
     free_results(&expected);
-    tq_aligned_free(query);
 }

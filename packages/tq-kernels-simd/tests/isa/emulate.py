@@ -59,7 +59,8 @@ def missing(target: str) -> list[str]:
 def build(target: str, folder: Path) -> Path:
     """The statically linked driver of a target."""
     compiler, levels, _ = TARGETS[target]
-    portable = (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *CSRC.glob("*/run.c"), *CSRC.glob("*/baseline.c"))
+    patterns = ("*.c", "standalone/*.c", "*/run.c", "*/query.c", "*/best.c", "attend/side.c", "*/baseline.c")
+    portable = [path for pattern in patterns for path in CSRC.glob(pattern)]
     files = dict.fromkeys(portable, ())
     for level, flags in levels.items():
         files |= dict.fromkeys(CSRC.glob(f"*/{level}.c"), flags)
