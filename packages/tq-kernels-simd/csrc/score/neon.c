@@ -38,11 +38,12 @@ ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows
     for (size_t r = 0; r < from->rows; r++) {
         const uint8_t *low = from->plane[0] + r * from->stride, *high = bits == 3 ? from->plane[1] + r * from->stride : low;
         for (size_t c = 0; c < chunks; c++) {
-            uint8x16_t level[2][8];
-            levels_of(bits, low + 32 * c, high + 16 * c, &t, level);
+            uint8x16_t first[8], second[8];
+            levels_of(bits, low + 32 * c, high + 16 * c, &t, first);
+            levels_of(bits, low + 32 * c + 16, high + 16 * c + 8, &t, second);
             for (size_t p = 0; p < TQ_PHASES(bits); p++, tile += 32) {
-                vst1q_u8(tile, level[0][p]);
-                vst1q_u8(tile + 16, level[1][p]);
+                vst1q_u8(tile, first[p]);
+                vst1q_u8(tile + 16, second[p]);
             }
         }
     }

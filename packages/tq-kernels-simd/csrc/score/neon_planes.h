@@ -1,4 +1,4 @@
-/* NEON: 32 bytes of the widest plane to levels, two registers a phase (score.h). Private to csrc/score/{neon,dotprod}.c. */
+/* NEON: bytes of the widest plane to levels, one register a phase (score.h). Private to csrc/score/{neon,dotprod}.c. */
 #ifndef TQ_SCORE_NEON_PLANES_H
 #define TQ_SCORE_NEON_PLANES_H
 
@@ -51,17 +51,14 @@ ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tab
     }
 }
 
-/* The levels of a chunk: phase p of its first 16 bytes in out[0][p], of the others in out[1][p]. `high` is the second plane of
- * 3 bits. */
-ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t out[2][8]) {
-    uint8x16_t first = vdupq_n_u8(0), second = first;
+/* The levels of 16 bytes at `low`; `high` is the second plane of 3 bits, half as many bytes. */
+ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t *out) {
+    uint8x16_t nibbles = vdupq_n_u8(0);
     if (bits == 3) {
-        uint8x16_t y = vld1q_u8(high), even = vandq_u8(y, vdupq_n_u8(15)), odd = vshrq_n_u8(y, 4);
-        first = vzip1q_u8(even, odd); /* the nibble of byte i / 2 that belongs to byte i */
-        second = vzip2q_u8(even, odd);
+        uint8x16_t y = vcombine_u8(vld1_u8(high), vdup_n_u8(0));
+        nibbles = vzip1q_u8(vandq_u8(y, vdupq_n_u8(15)), vshrq_n_u8(y, 4)); /* that of byte i / 2 which belongs to byte i */
     }
-    levels_of_half(bits, vld1q_u8(low), first, t, out[0]);
-    levels_of_half(bits, vld1q_u8(low + 16), second, t, out[1]);
+    levels_of_half(bits, vld1q_u8(low), nibbles, t, out);
 }
 
 /* Four registers of 32-bit lanes to their four sums. */
@@ -69,42 +66,50 @@ ALWAYS int32x4_t sums_of(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
     return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 }
 
-/* acc + the products of `phases` registers of levels with a query's. */
-typedef int32x4_t (*tq_half_dot)(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc);
+/* acc + the products of a register of levels a phase with a query's. */
+typedef int32x4_t (*half_dot_of)(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc);
+
+typedef struct four_rows {
+    const uint8_t *low[4], *high[4];
+    int32x4_t sum[4];
+} four_rows;
+
+/* Four rows times half a chunk: the query is loaded once for them, and by halves so that all stays in 32 registers. */
+ALWAYS void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *query, size_t at, four_rows *rows) {
+    int8x16_t asked[8];
+    uint8x16_t level[8];
+    for (int p = 0; p < (int)TQ_PHASES(bits); p++) asked[p] = vld1q_s8(query + 32 * p);
+    levels_of(bits, rows->low[0] + at, rows->high[0] + at / 2, t, level);
+    rows->sum[0] = dot(bits, level, asked, rows->sum[0]);
+    levels_of(bits, rows->low[1] + at, rows->high[1] + at / 2, t, level);
+    rows->sum[1] = dot(bits, level, asked, rows->sum[1]);
+    levels_of(bits, rows->low[2] + at, rows->high[2] + at / 2, t, level);
+    rows->sum[2] = dot(bits, level, asked, rows->sum[2]);
+    levels_of(bits, rows->low[3] + at, rows->high[3] + at / 2, t, level);
+    rows->sum[3] = dot(bits, level, asked, rows->sum[3]);
+}
 
 /* The slot scan8 for one width, with either level's way of multiplying; all of it becomes one loop. */
-ALWAYS void scan_bits(int bits, tq_half_dot dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
+ALWAYS void scan_bits(int bits, half_dot_of dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
                       size_t chunks, int32_t *out) {
     const tables t = tables_of(levels, bits);
-    const size_t stride = from->stride;
-    const int phases = (int)TQ_PHASES(bits);
+    const size_t stride = from->stride, step = 32 * TQ_PHASES(bits);
     for (size_t r = 0; r < from->rows; r += 4) {
-        /* fewer than four rows are left: the last one takes the place of those that are not there */
+        /* where fewer than four rows are left, the last one takes the place of those that are not there */
         size_t left = from->rows - r, last = left < 4 ? left - 1 : 3;
-        const uint8_t *low[4], *high[4];
-        int32x4_t sum[4];
+        four_rows rows;
         for (size_t k = 0; k < 4; k++) {
             size_t row = r + (k < last ? k : last);
-            low[k] = from->plane[0] + row * stride;
-            high[k] = bits == 3 ? from->plane[1] + row * stride : low[k];
-            sum[k] = vdupq_n_s32(0);
+            rows.low[k] = from->plane[0] + row * stride;
+            rows.high[k] = bits == 3 ? from->plane[1] + row * stride : rows.low[k];
+            rows.sum[k] = vdupq_n_s32(0);
         }
         for (size_t c = 0; c < chunks; c++) {
-            int8x16_t asked[2][8];
-            for (int p = 0; p < phases; p++, query += 32) {
-                asked[0][p] = vld1q_s8(query);
-                asked[1][p] = vld1q_s8(query + 16);
-            }
-            for (int k = 0; k < 4; k++) {
-                uint8x16_t level[2][8];
-                levels_of(bits, low[k] + 32 * c, high[k] + 16 * c, &t, level);
-                sum[k] = dot(bits, level[0], asked[0], sum[k]);
-                sum[k] = dot(bits, level[1], asked[1], sum[k]);
-            }
+            scan_half(bits, dot, &t, query + c * step, 32 * c, &rows);
+            scan_half(bits, dot, &t, query + c * step + 16, 32 * c + 16, &rows);
         }
-        query -= chunks * (size_t)phases * 32;
         int32_t four[4];
-        vst1q_s32(four, sums_of(sum[0], sum[1], sum[2], sum[3]));
+        vst1q_s32(four, sums_of(rows.sum[0], rows.sum[1], rows.sum[2], rows.sum[3]));
         for (size_t k = 0; k <= last; k++) out[r + k] = four[k];
     }
 }
