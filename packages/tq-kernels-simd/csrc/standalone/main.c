@@ -1,5 +1,6 @@
 /* The kernels without Python, for emulators: `driver` lists the levels and the one chosen here, `driver LEVEL CASES` runs every
  * case of the file at that level and compares bit for bit. Exit 0 all agree, 1 some differ, 2 bad input, 3 no such level. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "encode/run.h"
 #include "select.h"
 #include "standalone/cases.h"
+#include "standalone/slot_cases.h"
 #include "threads.h"
 
 static size_t compared, different;
@@ -34,18 +36,31 @@ void *tq_guarded(size_t bytes) {
     return memory + whole - bytes;
 }
 
-typedef struct blob {
-    char *data;
-    size_t bytes;
-} blob;
+void tq_near(const char *what, const float *got, const float *expected, size_t count, double tolerance) {
+    double difference = 0, length = 0;
+    compared++;
+    for (size_t i = 0; i < count; i++) {
+        difference += pow((double)got[i] - (double)expected[i], 2);
+        length += pow((double)expected[i], 2);
+    }
+    if (difference <= tolerance * tolerance * length) return; /* false for NaN */
+    if (different++ < 10) printf("case %zu: %s is off by %g of its length\n", case_number, what, sqrt(difference / length));
+}
 
-static blob next_blob(FILE *file) {
+void *tq_room(size_t bytes) {
+    void *memory = tq_aligned(bytes);
+    if (!memory) abort();
+    memset(memory, 0xA5, bytes);
+    return memory;
+}
+
+tq_blob tq_next_blob(FILE *file) {
     uint64_t bytes;
     if (fread(&bytes, sizeof bytes, 1, file) != 1 || bytes > (uint64_t)1 << 31) {
         fprintf(stderr, "the file of cases ends within case %zu\n", case_number);
         exit(2);
     }
-    blob it = {tq_guarded((size_t)bytes), (size_t)bytes};
+    tq_blob it = {tq_guarded((size_t)bytes), (size_t)bytes};
     if (fread(it.data, 1, it.bytes, file) != it.bytes) {
         fprintf(stderr, "the file of cases ends within case %zu\n", case_number);
         exit(2);
@@ -53,9 +68,8 @@ static blob next_blob(FILE *file) {
     return it;
 }
 
-/* The plan in an aligned buffer, as the Python module keeps it. */
 static tq_plan next_plan(FILE *file, int refused) {
-    blob it = next_blob(file);
+    tq_blob it = tq_next_blob(file);
     void *copy = tq_aligned(it.bytes);
     if (!copy) exit(2);
     memcpy(copy, it.data, it.bytes);
@@ -74,9 +88,11 @@ static tq_plan next_plan(FILE *file, int refused) {
     exit(1);
 }
 
+tq_plan tq_next_plan(FILE *file) { return next_plan(file, 0); }
+
 static void rotate_case(FILE *file) {
-    tq_plan plan = next_plan(file, 0);
-    blob inverse = next_blob(file), x = next_blob(file), expected = next_blob(file);
+    tq_plan plan = tq_next_plan(file);
+    tq_blob inverse = tq_next_blob(file), x = tq_next_blob(file), expected = tq_next_blob(file);
     size_t dim = plan.rotation.dim, padded = TQ_PADDED(dim);
     float *row = tq_aligned(2 * padded * sizeof *row), *out = tq_guarded(x.bytes);
     if (!row) exit(2);
@@ -89,13 +105,17 @@ static void rotate_case(FILE *file) {
         (*inverse.data ? tq_active.hadamard.inverse_into : tq_active.hadamard.forward_into)(
             &plan.rotation, (const float *)(x.data + start), row, row + padded, out + start / sizeof *row);
     tq_same("rows rotated from array to array", out, expected.data, expected.bytes);
+    memset(out, 0, x.bytes);
+    tq_active.hadamard.copy_past_cache((const float *)expected.data, out, expected.bytes / sizeof *out);
+    tq_active.hadamard.settle();
+    tq_same("rows copied past the cache", out, expected.data, expected.bytes);
     tq_aligned_free(row);
 }
 
 static void encode_case(FILE *file) {
-    tq_plan plan = next_plan(file, 0);
-    blob dtype = next_blob(file), x = next_blob(file);
-    blob packed = next_blob(file), scales = next_blob(file), gammas = next_blob(file);
+    tq_plan plan = tq_next_plan(file);
+    tq_blob dtype = tq_next_blob(file), x = tq_next_blob(file);
+    tq_blob packed = tq_next_blob(file), scales = tq_next_blob(file), gammas = tq_next_blob(file);
     size_t rows = scales.bytes / sizeof(float);
     for (int threads = 1; threads <= 2; threads++) {
         tq_encode_job job = {&plan, x.data, *dtype.data, tq_guarded(packed.bytes), tq_guarded(scales.bytes),
@@ -109,12 +129,25 @@ static void encode_case(FILE *file) {
 }
 
 static void decode_case(FILE *file) {
-    tq_plan plan = next_plan(file, 0);
-    blob packed = next_blob(file), scales = next_blob(file), expected = next_blob(file);
+    tq_plan plan = tq_next_plan(file);
+    tq_blob packed = tq_next_blob(file), scales = tq_next_blob(file), expected = tq_next_blob(file);
     tq_decode_job job = {&plan, (const uint8_t *)packed.data, plan.row_bytes, (const float *)scales.data,
                          tq_guarded(expected.bytes)};
     if (tq_parallel(2, scales.bytes / sizeof(float), 1, tq_decode_rows, &job)) exit(2);
     tq_same("decoded rows", job.out, expected.data, expected.bytes);
+}
+
+/* The probes do what they count: a sum of words that the baseline confirms, and some operations. */
+static void probe_case(void) {
+    tq_table floor;
+    float sink = 0;
+    tq_select("baseline", &floor);
+    uint64_t *words = tq_guarded(16384), got, expected;
+    for (uint64_t i = 0; i < 2048; i++) words[i] = i * UINT64_C(0x9E3779B97F4A7C15) >> (i % 7);
+    got = tq_active.probe.read(words, 16384 - 256);
+    expected = floor.probe.read(words, 16384 - 256);
+    tq_same("words read by the probe", &got, &expected, sizeof got);
+    tq_same("operations of the probe", &(int){tq_active.probe.fma(100, &sink) >= 3200}, &(int){1}, sizeof(int));
 }
 
 static int run_cases(const char *path) {
@@ -124,15 +157,17 @@ static int run_cases(const char *path) {
         return 2;
     }
     uint32_t kind;
+    probe_case();
     for (; fread(&kind, sizeof kind, 1, file) == 1; case_number++) {
         if (kind == CASE_ROTATE) rotate_case(file);
         else if (kind == CASE_ENCODE) encode_case(file);
         else if (kind == CASE_DECODE) decode_case(file);
         else if (kind == CASE_REFUSED) next_plan(file, 1);
+        else if (kind == CASE_SCORE) tq_score_case(file);
+        else if (kind == CASE_ATTEND) tq_attend_case(file);
         else return 2;
     }
     fclose(file);
-    tq_compare_scores(&tq_active);
     printf("%s: %zu cases, %zu comparisons, %zu differ\n", tq_active.isa, case_number, compared, different);
     return different ? 1 : case_number ? 0 : 2;
 }
@@ -153,5 +188,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "level %s does not run here\n", arguments[1]);
         return 3;
     }
+    tq_compare_score_slots(&tq_active);
+    tq_compare_tile_slots(&tq_active);
     return run_cases(arguments[2]);
 }

@@ -1,4 +1,5 @@
 /* Slot against slot: the level under test and the baseline see the same row, and every result must have the same bytes. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,21 +15,16 @@ typedef struct results {
     uint8_t *codes, *packed, *unpacked, *bits;
     int32_t *residual;
     int64_t dot, square, total;
+    double product;
+    float product_and_size[2]; /* the second is the sum of magnitudes, of which the first may be off by rounding */
 } results;
-
-static void *room(size_t bytes) {
-    void *memory = tq_aligned(bytes);
-    if (!memory) abort();
-    memset(memory, 0xA5, bytes); /* no kernel may count on zeros */
-    return memory;
-}
 
 static results results_of(const tq_plan *plan) {
     size_t padded = TQ_PADDED(plan->book.dim);
     return (results){
-        .narrow = room(4 * padded), .z = room(4 * padded), .spare = room(4 * padded), .centroids = room(4 * padded),
-        .wide = room(8 * padded), .v = room(2 * padded), .codes = room(padded), .unpacked = room(padded),
-        .packed = tq_guarded(plan->stage_bytes), .residual = room(4 * padded),
+        .narrow = tq_room(4 * padded), .z = tq_room(4 * padded), .spare = tq_room(4 * padded), .centroids = tq_room(4 * padded),
+        .wide = tq_room(8 * padded), .v = tq_room(2 * padded), .codes = tq_room(padded), .unpacked = tq_room(padded),
+        .packed = tq_guarded(plan->stage_bytes), .residual = tq_room(4 * padded),
         .bits = tq_guarded((plan->sketch.projections + 7) / 8),
     };
 }
@@ -56,12 +52,19 @@ static void start(const tq_table *table, const tq_plan *plan, char dtype, const 
     table->encode.coordinates(of->z, dim, of->v);
 }
 
-static void finish(const tq_table *table, const tq_plan *plan, float t, results *of) {
+static void finish(const tq_table *table, const tq_plan *plan, float t, const float *query, results *of) {
     size_t dim = plan->book.dim, bits = plan->book.bits;
     table->encode.quantize(&plan->book, of->z, of->v, t, of->codes, &of->dot, &of->square);
     table->encode.pack(of->codes, dim, bits, of->packed);
     table->decode.unpack(of->packed, dim, bits, of->unpacked);
     table->decode.centroids(&plan->book, of->packed, (uint8_t *)of->spare, of->centroids);
+    size_t padded = TQ_PADDED(dim);
+    memset(of->centroids + dim, 0, (padded - dim) * sizeof *of->centroids);
+    of->product = 0.5;
+    if (padded <= 4096) table->score.dots32(of->centroids, query, padded, 1, padded, &of->product);
+    of->product_and_size[0] = (float)of->product;
+    of->product_and_size[1] = 0;
+    for (size_t j = 0; j < dim; j++) of->product_and_size[1] += fabsf(of->centroids[j] * query[j]);
     table->hadamard.inverse(&plan->rotation, of->centroids, of->spare);
     of->total = table->sketch.residual(&plan->book, of->codes, of->v, 0.75, of->residual);
     if (plan->sketch.kind == TQ_GAUSSIAN) table->sketch.signs(&plan->sketch, of->residual, of->bits);
@@ -78,6 +81,7 @@ static void compare(const tq_plan *plan, const results *got, const results *expe
     tq_same("packed row", got->packed, expected->packed, plan->stage_bytes);
     tq_same("codes unpacked against codes", got->unpacked, expected->codes, dim);
     tq_same("centroids rotated back", got->centroids, expected->centroids, 4 * dim);
+    tq_near("product of floats", got->product_and_size, expected->product_and_size, 2, 1e-6);
     tq_same("residual", got->residual, expected->residual, 4 * dim);
     tq_same("residual's length", &got->total, &expected->total, sizeof got->total);
     if (plan->sketch.kind == TQ_GAUSSIAN) tq_same("sketch", got->bits, expected->bits, (plan->sketch.projections + 7) / 8);
@@ -87,7 +91,7 @@ static void compare(const tq_plan *plan, const results *got, const results *expe
  * that is a number through `widen`: the ties and clamps that rows of samples may miss. */
 static void sweep(const tq_table *table, const tq_table *floor, const tq_plan *plan, results *got, results *expected) {
     size_t dim = plan->book.dim;
-    uint16_t *halves = room(2 * TQ_PADDED(dim));
+    uint16_t *halves = tq_room(2 * TQ_PADDED(dim));
     for (int first = -32768; first < 32768; first += (int)dim) {
         for (size_t j = 0; j < dim; j++) {
             int value = first + (int)j < 32768 ? first + (int)j : 0;
@@ -110,6 +114,17 @@ static void sweep(const tq_table *table, const tq_table *floor, const tq_plan *p
         table->encode.coordinates(got->z, dim, got->v);
         floor->encode.coordinates(expected->z, dim, expected->v);
         tq_same("integer coordinates of a sweep", got->v, expected->v, 2 * dim);
+        memcpy(got->narrow, expected->z, 4 * dim); /* kept for the candidates: `finish` changes z and v */
+        for (size_t j = 0; j < dim; j++) got->z[j] = expected->z[j] = expected->z[j] / 4096.0f;
+        table->encode.finish(&plan->book, got->z, got->v, got->codes, got->packed, &got->dot, &got->square);
+        floor->encode.finish(&plan->book, expected->z, expected->v, expected->codes, expected->packed, &expected->dot,
+                             &expected->square);
+        tq_same("packed row of a sweep", got->packed, expected->packed, plan->stage_bytes);
+        tq_same("<v, Q> of a finished sweep", &got->dot, &expected->dot, sizeof got->dot);
+        tq_same("<Q, Q> of a finished sweep", &got->square, &expected->square, sizeof got->square);
+        memcpy(got->z, got->narrow, 4 * dim);
+        memcpy(got->v, expected->v, 2 * dim);
+        memcpy(expected->z, got->narrow, 4 * dim);
         for (size_t i = 1; i < plan->candidates; i++) {
             table->encode.quantize(&plan->book, got->z, got->v, plan->candidate[i], got->codes, &got->dot, &got->square);
             floor->encode.quantize(&plan->book, expected->z, expected->v, plan->candidate[i], expected->codes,
@@ -126,17 +141,21 @@ void tq_compare_slots(const tq_table *table, const tq_plan *plan, char dtype, co
     tq_select("baseline", &floor);
     size_t dim = plan->book.dim, row_size = dim * (dtype == 'd' ? 8 : dtype == 'f' ? 4 : 2);
     results got = results_of(plan), expected = results_of(plan);
+    float *query = tq_room(4 * TQ_PADDED(dim));
+    memset(query, 0, 4 * TQ_PADDED(dim));
+    for (size_t j = 0; j < dim; j++) query[j] = (float)((j * 37 % 101) / 50.0 - 1.0);
     for (size_t r = 0; r < rows; r++) {
         const char *row = (const char *)x + r * row_size;
         for (size_t i = 0; i < plan->candidates; i++) {
             start(table, plan, dtype, row, &got);
             start(&floor, plan, dtype, row, &expected);
-            finish(table, plan, plan->candidate[i], &got);
-            finish(&floor, plan, plan->candidate[i], &expected);
+            finish(table, plan, plan->candidate[i], query, &got);
+            finish(&floor, plan, plan->candidate[i], query, &expected);
             compare(plan, &got, &expected);
         }
     }
     sweep(table, &floor, plan, &got, &expected);
     free_results(&got);
     free_results(&expected);
+    tq_aligned_free(query);
 }

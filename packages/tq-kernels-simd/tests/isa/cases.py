@@ -14,7 +14,7 @@ from tq_core.sketch import Sketch
 from tq_core.testing import samples
 from tq_kernels_simd.plan import plan_bytes, rotation_bytes
 
-ROTATE, ENCODE, DECODE, REFUSED = 1, 2, 3, 4
+ROTATE, ENCODE, DECODE, REFUSED, SCORE, ATTEND = 1, 2, 3, 4, 5, 6
 DIMS = (2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 24, 31, 32, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129, 160)
 LARGE_DIMS = (192, 256, 320, 512, 768, 1000, 1024, 1536, 2048, 4096)
 DTYPES = {"e": np.float16, "f": np.float32, "d": np.float64}
@@ -23,7 +23,7 @@ REFERENCE = NumpyBackend()
 
 def write_cases(path: Path) -> int:
     """Write every case; returns how many."""
-    cases = [*_rotations(), *_encodings(), *_refusals()]
+    cases = [*_rotations(), *_encodings(), *_scores(), *_attentions(), *_refusals()]
     with path.open("wb") as file:
         for kind, *blobs in cases:
             file.write(struct.pack("=I", kind))
@@ -76,6 +76,46 @@ def _encoding(plan: ScalarPlan, dtype: str) -> Iterator[tuple]:
     if gammas is None:
         decoded = REFERENCE.decode(plan, packed, scales, None)
         yield DECODE, plan_bytes(plan), packed.tobytes(), scales.tobytes(), decoded.tobytes()
+
+
+def _scores() -> Iterator[tuple]:
+    shapes = [(dim, bits) for dim in (3, 33, 64, 100, 160, 513) for bits in range(1, 9)]
+    for dim, bits in [*shapes, (1536, 4), (1536, 8), (4097, 2)]:
+        yield _score(_plan(dim, bits), rows=23 if dim > 200 else 300)
+    for kind in ("gaussian", "hadamard"):
+        for dim in (33, 64):
+            yield _score(_plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), rows=40)
+
+
+def _score(plan: ScalarPlan, rows: int) -> tuple:
+    rng = np.random.default_rng(plan.dim * 8 + plan.codebook.bits)
+    packed, scales, gammas = REFERENCE.encode(plan, rng.standard_normal((rows, plan.dim)).astype(np.float32))
+    queries = rng.standard_normal((37, plan.dim)).astype(np.float32)
+    scores = REFERENCE.scores(plan, packed, scales, gammas, queries)
+    stored = (packed.tobytes(), scales.tobytes(), b"" if gammas is None else gammas.tobytes())
+    return SCORE, plan_bytes(plan), *stored, REFERENCE.rotate(plan.rotation, queries).tobytes(), scores.tobytes()
+
+
+def _attentions() -> Iterator[tuple]:
+    widths = ((1, 8), (2, 7), (3, 6), (4, 5), (5, 4), (6, 3), (7, 2), (8, 1))
+    for key_dim, value_dim in ((64, 32), (96, 128), (33, 20), (7, 3)):
+        for bits in widths:
+            yield _attention(_plan(key_dim, bits[0]), _plan(value_dim, bits[1]))
+
+
+def _attention(keys: ScalarPlan, values: ScalarPlan, tokens: int = 137) -> tuple:
+    """Attention in float64 over decoded rows; the output is rotated, as the kernel leaves it."""
+    rng = np.random.default_rng(keys.dim)
+    stored, decoded = [], []
+    for plan in (keys, values):
+        packed, scales, _ = REFERENCE.encode(plan, rng.standard_normal((tokens, plan.dim)).astype(np.float32))
+        stored += [packed.tobytes(), scales.tobytes()]
+        decoded.append(REFERENCE.decode(plan, packed, scales, None).astype(np.float64))
+    queries = (rng.standard_normal((5, keys.dim)) * 4 / np.sqrt(keys.dim)).astype(np.float32)
+    weights = np.exp(queries.astype(np.float64) @ decoded[0].T * 0.25)
+    out = (weights @ decoded[1] / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    turned = REFERENCE.rotate(keys.rotation, queries), REFERENCE.rotate(values.rotation, out)
+    return ATTEND, plan_bytes(keys), plan_bytes(values), *stored, *(array.tobytes() for array in turned)
 
 
 def _refusals() -> Iterator[tuple]:

@@ -27,6 +27,7 @@ SIMDE = (
     "-include",
     str(Path(__file__).with_name("simde_more.h")),
 )
+PORTABLE = ("run", "baseline", "query", "best", "side")  # files of operations, beside those of levels
 X86 = {"avx2": AVX2, "avx512": AVX512}
 ARM = {"neon": (), "dotprod": ("-march=armv8.2-a+dotprod",)}
 
@@ -59,8 +60,7 @@ def missing(target: str) -> list[str]:
 def build(target: str, folder: Path) -> Path:
     """The statically linked driver of a target."""
     compiler, levels, _ = TARGETS[target]
-    patterns = ("*.c", "standalone/*.c", "*/run.c", "*/query.c", "*/best.c", "attend/side.c", "*/baseline.c")
-    portable = [path for pattern in patterns for path in CSRC.glob(pattern)]
+    portable = (*CSRC.glob("*.c"), *CSRC.glob("standalone/*.c"), *(path for name in PORTABLE for path in CSRC.glob(f"*/{name}.c")))
     files = dict.fromkeys(portable, ())
     for level, flags in levels.items():
         files |= dict.fromkeys(CSRC.glob(f"*/{level}.c"), flags)

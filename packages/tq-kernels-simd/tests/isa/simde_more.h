@@ -46,7 +46,14 @@ static inline int more_reduce_add_epi32(simde__m512i a) {
     return (int)sum;
 }
 
+static inline float more_cvtss_f32(simde__m512 a) {
+    float first;
+    memcpy(&first, &a, sizeof first);
+    return first;
+}
+
 #define _mm512_cvtepi32_ps(a) more_cvtepi32_ps(a)
+#define _mm512_cvtss_f32(a) more_cvtss_f32(a)
 #define _mm512_cvtepu8_epi16(a) more_cvtepu8_epi16(a)
 #define _mm512_permute_ps(a, places) more_permute_ps(a, places)
 #define _mm512_shuffle_f32x4(a, b, places) more_shuffle_f32x4(a, b, places)
