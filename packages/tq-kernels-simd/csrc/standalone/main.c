@@ -12,6 +12,7 @@
 #include "encode/run.h"
 #include "select.h"
 #include "standalone/cases.h"
+#include "standalone/slot_cases.h"
 #include "threads.h"
 
 static size_t compared, different;
@@ -187,5 +188,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "level %s does not run here\n", arguments[1]);
         return 3;
     }
+    tq_compare_score_slots(&tq_active);
+    tq_compare_tile_slots(&tq_active);
     return run_cases(arguments[2]);
 }
