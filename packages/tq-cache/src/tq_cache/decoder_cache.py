@@ -228,6 +228,16 @@ class DecoderCache:
         whole.batch = len(whole._rows)
         return whole
 
+    def add_layer(self) -> None:
+        """One more layer at the end, without tokens; for policies in which all layers are alike."""
+        if self.policy.boundary[0]:
+            raise PolicyMismatch(f"{self.policy} counts layers from both ends, so none can be added")
+        for row in self._rows:
+            layer = row[0].fork()
+            layer.clear()
+            row.append(layer)
+        self.layers += 1
+
     def clear(self) -> None:
         """Forget all tokens and give their memory back."""
         for row in self._rows:
