@@ -40,21 +40,23 @@ def test_greedy_with_exact_stores_is_greedy_token_for_token(family, mode, model_
 
 
 @pytest.mark.parametrize("mode", ["reconstruct", "attend"])
-def test_eight_bits_part_from_greedy_only_at_a_near_tie(mode, model, prompt, generate):
-    ids = prompt(rows=4, tokens=30)
+def test_eight_bits_part_from_greedy_late_and_at_a_near_tie(mode, model_of, prompt, generate):
+    model, ids = model_of("llama", initializer_range=0.12), prompt(rows=4, tokens=30)
     expected = torch.tensor(generate(model, ids, tokens=30))
     with torch.no_grad():
         logits = model(expected[:, :-1]).logits
+        coded = model(expected[:, :-1], past_key_values=_cache(model, mode, FINE)).logits
+    assert (coded - logits).norm() < 0.02 * logits.norm()
     best = logits.topk(2, dim=-1).values
     margins = (best[..., 0] - best[..., 1]) / logits.std(dim=-1)
     found = torch.tensor(generate(model, ids, _cache(model, mode, FINE), tokens=30))
-    lengths = []
+    agreed = 0
     for row in range(4):
         differs = (found[row] != expected[row]).nonzero().flatten().tolist()
-        lengths.append((differs[0] if differs else 60) - 30)
+        agreed += (differs[0] if differs else 60) - 30
         if differs:
-            assert margins[row, differs[0] - 1] < 0.2  # untrained weights: the two best are often this close
-    assert sum(lengths) >= 40, lengths
+            assert margins[row, differs[0] - 1] < 0.05  # untrained weights: the two best are often this close
+    assert agreed >= 80  # of 120
 
 
 @pytest.mark.parametrize(
