@@ -23,8 +23,8 @@ def make(family, **options):
         "pad_token_id": 0,
         "attn_implementation": "sdpa",
     }
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
-    if family == "mistral":
+    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral", "gemma2": "Gemma2"}
+    if family in ("mistral", "gemma2"):
         options = {"sliding_window": 6, **options}
     config = getattr(transformers, f"{names[family]}Config")(**shared | options)
     torch.manual_seed(7)

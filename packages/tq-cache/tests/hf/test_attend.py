@@ -38,6 +38,18 @@ def test_logits_of_both_modes_agree(model_of, prompt):
         assert torch.allclose(*found, atol=2e-4 * found[0].abs().max().item()), family
 
 
+def test_a_softcapped_model_with_sliding_layers_agrees_with_eager(model_of, prompt):
+    found = []
+    for implementation in ("eager", "turboquant"):
+        model = model_of("gemma2", attn_implementation=implementation, query_pre_attn_scalar=32)
+        assert model.config.attn_logit_softcapping == 50.0
+        cache = TurboQuantCache("k=mse4,v=mse4", config=model.config)
+        with torch.no_grad():
+            steps = [model(part, past_key_values=cache).logits for part in prompt(2, 20).split([12, 7, 1], dim=1)]
+        found.append(torch.cat(steps, dim=1))
+    assert torch.allclose(*found, atol=2e-4 * found[0].abs().max().item())
+
+
 def test_nothing_is_decoded_in_mode_attend(model, prompt, generate, monkeypatch):
     model.set_attn_implementation("turboquant")
     cache = TurboQuantCache("k=mse4,v=mse4", config=model.config)
