@@ -22,8 +22,8 @@ def test_added_layers_hold_what_layers_known_from_the_start_hold(vectors):
     assert grown.ledger() == known.ledger()
 
 
-def test_layers_counted_from_both_ends_cannot_be_added():
+def test_layers_to_a_policy_that_tells_them_apart_cannot_be_added():
     cache = DecoderCache(4, 2, 16, "k=mse4,v=mse4,boundary=1@8")
-    with pytest.raises(PolicyMismatch, match="counts layers from both ends, so none can be added"):
+    with pytest.raises(PolicyMismatch, match="has options for single layers, so none can be added"):
         cache.add_layer()
     assert cache.layers == 4

@@ -176,7 +176,7 @@ def test_layers_without_a_config_come_as_they_are_met():
     for layer in range(4):
         known.append(*(tensor.numpy() for tensor in states(seed=layer)), layer)
     assert all(np.array_equal(known.keys(layer), cache.decoder.keys(layer)) for layer in range(4))
-    with pytest.raises(PolicyMismatch, match="counts layers from both ends, so none can be added"):
+    with pytest.raises(PolicyMismatch, match="has options for single layers, so none can be added"):
         DecoderCache(4, 2, 32, "k=mse4,v=mse4,boundary=1@8").add_layer()
 
 

@@ -25,8 +25,9 @@ class TurboQuantCache(Cache):  # type: ignore[misc] # transformers is optional a
     """Hand it to `generate(past_key_values=...)` or to a model's forward: keys and values are held as packed codes.
 
     `policy` is resolved against the layers of `config`, the model's own `model.config`; without a config, policies
-    with boundary layers are refused. Batch, heads and dims are those of the first tensors. CPU tensors, float16,
-    bfloat16, float32, float64; no gradient passes through. Sliding-window layers keep all tokens and are masked.
+    with options for single layers are refused. Batch, heads and dims are those of the first tensors. CPU tensors,
+    float16, bfloat16, float32, float64; no gradient passes through. Sliding-window layers keep all tokens and are
+    masked.
 
     `mode` says what happens at each step, by the model's attention implementation:
     "reconstruct" (any): `update` returns all keys and values decoded, O(tokens) a layer and a step, held no longer
@@ -44,9 +45,9 @@ class TurboQuantCache(Cache):  # type: ignore[misc] # transformers is optional a
         super().__init__(layers=[])
         self._config = None if config is None else check_model(config)
         asked = CachePolicy.parse(policy)
-        if self._config is None and asked.boundary[0]:
+        if self._config is None and asked != asked.inner():
             raise PolicyMismatch(
-                f"{asked} has boundary layers, and without a config the number of layers is not known; "
+                f"{asked} has options for single layers, and without a config the number of layers is not known; "
                 "pass config=model.config"
             )
         self._count = 0 if self._config is None else int(self._config.num_hidden_layers)
@@ -199,7 +200,8 @@ class TurboQuantCache(Cache):  # type: ignore[misc] # transformers is optional a
     @property
     def is_croppable(self) -> bool:
         """Whether `crop` leaves no trace: a token that left the window before it stays quantized."""
-        return self.policy.window == 0
+        layers = max(1, self._count)
+        return not any(self.policy.for_layer(layer, layers).window for layer in range(layers))
 
     @property
     def is_sliding(self) -> list[bool]:
