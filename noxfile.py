@@ -14,7 +14,7 @@ nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-QUICK = ("-m", "not stats and not model")
+QUICK = ("-m", "not stats and not model and not hf")
 SIMD = "packages/tq-kernels-simd"
 WHEELS: dict[str, Path] = {}  # built once a run, whatever sessions ask for them
 
@@ -120,6 +120,17 @@ def model(session: nox.Session) -> None:
     """Acceptance on the trained decoder: what each policy costs in KL."""
     sync(session, "test")
     session.run("pytest", "-m", "model", *session.posargs)
+
+
+# pip, not uv: it honours an environment's own find-links, where a CPU build of torch may lie; uv would bring the
+# CUDA libraries, gigabytes that no test here uses
+@nox.session(venv_backend="venv")
+@nox.parametrize("transformers", ["5.23.0", "4.57.6"], ids=["5", "4"])
+def hf(session: nox.Session, transformers: str) -> None:
+    """TurboQuantCache in small models of transformers, newest and oldest supported: `nox -s hf`."""
+    session.install("torch==2.13.0", f"transformers=={transformers}", "pytest", "hypothesis")
+    session.install("-e", "packages/tq-core", "-e", "packages/tq-cache")
+    session.run("pytest", "-m", "hf", "packages/tq-cache/tests/hf", *session.posargs)
 
 
 @nox.session

@@ -170,6 +170,16 @@ class DecoderCache:
             out[row] = found.reshape(heads, count, self.value_dim)
         return out
 
+    def add_layer(self) -> None:
+        """One more layer at the end, without tokens; for policies in which all layers are alike."""
+        if self.policy != self.policy.inner():
+            raise PolicyMismatch(f"{self.policy} has options for single layers, so none can be added")
+        for row in self._rows:
+            layer = row[0].fork()
+            layer.clear()
+            row.append(layer)
+        self.layers += 1
+
     def crop(self, tokens: int | Sequence[int]) -> None:
         """Keep the first `tokens` tokens of every layer (negative: drop that many); or a number for each row."""
         if isinstance(tokens, (Sequence, np.ndarray)):
