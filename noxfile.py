@@ -15,6 +15,8 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 QUICK = ("-m", "not stats and not model and not hf")
+ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # a file's tests share what they measure
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process a core is enough
 SIMD = "packages/tq-kernels-simd"
 WHEELS: dict[str, Path] = {}  # built once a run, whatever sessions ask for them
 
@@ -77,7 +79,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole workspace, editable and interpreted, without the long statistical and model tests."""
     sync(session, "test")
-    session.run("pytest", *QUICK, *session.posargs)
+    session.run("pytest", *ALL_CORES, *QUICK, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -88,7 +90,7 @@ def compiled(session: nox.Session) -> None:
     session.install(*map(str, built.values()))
     session.run("python", "-c", "import tq_core; assert tq_core.COMPILED, tq_core._bits.__file__")
     session.run("python", "-m", "tq_core", "selftest")
-    session.run("pytest", *QUICK, *session.posargs, env={"TQ_EXPECT_COMPILED": "1"})
+    session.run("pytest", *ALL_CORES, *QUICK, *session.posargs, env=ONE_THREAD | {"TQ_EXPECT_COMPILED": "1"})
 
 
 @nox.session
@@ -98,28 +100,29 @@ def alone(session: nox.Session, package: str) -> None:
     built = wheels(session)
     # siblings by path: with a name and a folder of wheels, a stranger's upload of that name could win
     session.install(*(str(built[name]) for name in with_siblings(package)))
-    session.install("pytest", "hypothesis")
+    session.install("pytest", "pytest-xdist", "hypothesis")
     copy = Path(session.create_tmp()) / "tests"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "packages" / package / "tests", copy)
     shutil.copy(ROOT / "packages" / package / "README.md", copy.parent)  # its examples are tests
     shutil.copy(ROOT / "pyproject.toml", copy.parent)  # pytest's settings, shared
     session.chdir(copy.parent)
-    session.run("python", "-I", "-m", "pytest", *QUICK, "-p", "no:cacheprovider", "tests", *session.posargs)
+    command = ("python", "-I", "-m", "pytest", *ALL_CORES, *QUICK, "-p", "no:cacheprovider", "tests")
+    session.run(*command, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def stats(session: nox.Session) -> None:
     """The acceptance table: long statistical tests of distortion, bias and rotation quality."""
     sync(session, "test")
-    session.run("pytest", "-m", "stats", *session.posargs)
+    session.run("pytest", *ALL_CORES, "-m", "stats", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 def model(session: nox.Session) -> None:
     """Acceptance on the trained decoder: what each policy costs in KL."""
     sync(session, "test")
-    session.run("pytest", "-m", "model", *session.posargs)
+    session.run("pytest", *ALL_CORES, "-m", "model", *session.posargs, env=ONE_THREAD)
 
 
 # pip, not uv: it honours an environment's own find-links, where a CPU build of torch may lie; uv would bring the
