@@ -105,8 +105,8 @@ def test_scores_of_all_rows_at_once_are_never_held(stored, monkeypatch):
     sizes = []
     inner = VectorCodec.scores
 
-    def watched(self, rows, some):
-        found = inner(self, rows, some)
+    def watched(self, rows, some, **options):
+        found = inner(self, rows, some, **options)
         sizes.append(found.shape)
         return found
 
