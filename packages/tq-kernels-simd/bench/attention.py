@@ -7,7 +7,7 @@ Calls take turns; figures are medians of thread CPU time over all lanes; BLAS ru
 tokens of one lane: `error`, what the arithmetic adds; `quantization`, what the codes cost against the float tokens.
 
 Example:  TQ_ISA=avx2 uv run --all-packages python packages/tq-kernels-simd/bench/attention.py \\
-              --json results/attention_avx2.json
+              --json packages/tq-kernels-simd/bench/results/attention_avx2.json
 """
 
 import argparse
@@ -171,7 +171,7 @@ def main() -> int:
     """Print a line a cell; write them all where --json says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="a path, relative to this script's folder")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         native = kernels(folder)
@@ -191,7 +191,7 @@ def main() -> int:
             "unit": "CPU ns a token and query head",
             "cells": lines,
         }
-        (HERE / options.json).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        options.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return 0
 
 
