@@ -1,18 +1,21 @@
-"""Copies the committed table into README.md: the last step of `nox -s results`."""
+"""Copies the committed table into the READMEs that show it: the last step of `nox -s results`."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MARK = "<!-- figures: docs/results/stdlib-llama.json -->\n\n"
+MARKS = {
+    "README.md": "<!-- figures: docs/results/stdlib-llama.json -->\n\n",
+    "packages/tq-onnx/README.md": "<!-- table of docs/results/stdlib-llama.json -->\n",
+}
 
 
 def main() -> None:
-    """Replace the table behind the mark by that of stdlib-llama.md."""
+    """Replace the table behind each mark by that of stdlib-llama.md."""
     table = (ROOT / "docs/results/stdlib-llama.md").read_text()
-    rows = "".join(line + "\n" for line in table.splitlines() if line.startswith("|"))
-    before, after = (ROOT / "README.md").read_text().split(MARK)
-    rest = after[after.index("\n\n") :]
-    (ROOT / "README.md").write_text(before + MARK + rows.rstrip("\n") + rest)
+    rows = "\n".join(line for line in table.splitlines() if line.startswith("|"))
+    for name, mark in MARKS.items():
+        before, after = (ROOT / name).read_text().split(mark)
+        (ROOT / name).write_text(before + mark + rows + after[after.index("\n\n") :])
 
 
 if __name__ == "__main__":

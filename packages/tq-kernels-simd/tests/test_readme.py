@@ -1,6 +1,8 @@
 """The README's Python blocks run, in order, as one program, and its table has the levels of the source."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,12 @@ def test_the_readme_has_a_row_for_every_level(text):
         pytest.skip("the tests were copied away from the C source")
     levels = re.findall(r'\{"(\w+)", "', source.read_text())
     assert re.findall(r"^\| `(\w+)` \|", text.split("## Levels")[1].split("## Environment")[0], re.M) == levels
+
+
+def test_the_tables_are_the_committed_figures(text):
+    script = PACKAGE / "bench/summary.py"
+    if not script.exists():
+        pytest.skip("the tests were copied away from the committed figures")
+    shown = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    for table in shown.split("\n\n"):
+        assert table.strip() in text
