@@ -5,7 +5,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-SPARE: Final = 8  # a grown array has an eighth of its tokens to spare, and at least 16: few copies, little padding
+SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 16: little padding, few copies
 LEAST: Final = 16
 
 
