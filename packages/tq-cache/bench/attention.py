@@ -6,7 +6,7 @@ would hold them; its append writes into room that is there. Both sides take turn
 CPU time, BLAS on one thread. `append` is measured at each length by itself: its cost must not grow with the length.
 `bytes_ratio` is the layer's whole ledger over float16, tables included, with room made for its tokens (`capacity=`);
 the bar is 0.28 at 4 bits from 4,096 tokens on, as the tables are the same for any length. `grown_ratio` is that of a
-layer that grew by appends, up to an eighth of spare room included.
+layer that grew by appends, up to a sixteenth of spare room included.
 
 Example:  uv run --all-packages python packages/tq-cache/bench/attention.py
           uv run --all-packages python packages/tq-cache/bench/attention.py --tokens 1024 --turns 3 --json /tmp/a.json

@@ -17,6 +17,7 @@ OPERATIONS: Final = (
     "unsketch",
     "sketch_scores",
 )
+OPTIONAL: Final = ("search", "attention")  # fused operations that a backend may have beside those
 
 
 class Report(dict[str, Any]):
@@ -39,7 +40,8 @@ def report() -> Report:
         chosen = registry.resolve("auto")
         name, why = chosen.name, _why(state)
         levels: dict[str, str] = getattr(chosen, "levels", {})
-        operations = {op: f"{name} {levels[op]}" if op in levels else name for op in OPERATIONS}
+        offered = [*OPERATIONS, *(op for op in OPTIONAL if hasattr(chosen, op))]
+        operations = {op: f"{name} {levels[op]}" if op in levels else name for op in offered}
     except BackendUnavailable as error:
         name, why, operations = "none", str(error), {}
     return Report(auto=name, why=why, backends=state, operations=operations)

@@ -23,7 +23,10 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 
 ACCURACIES: Final = {"exact": 0, "int16": 1, "int8": 2, "auto": 3}  # csrc/score/query.h, csrc/search/run.h
-OPERATIONS: Final = ("rotate", "unrotate", "encode", "decode", "scores", "search", "sketch", "sketch_scores")
+OPERATIONS: Final = (
+    *("rotate", "unrotate", "encode", "decode", "scores", "search", "attention", "sketch", "sketch_scores"),
+)
+LEFT_TO_NUMPY: Final = ("combine", "unsketch")
 MAX_THREADS: Final = 256
 
 
@@ -37,7 +40,7 @@ class SimdBackend(NumpyBackend):
         self._rotations: WeakKeyDictionary[Rotation, object] = WeakKeyDictionary()
         self._plans: WeakKeyDictionary[Rotation, dict[tuple[object, ...], object]] = WeakKeyDictionary()
         self._sketches: WeakKeyDictionary[Sketch, object] = WeakKeyDictionary()
-        self.levels = dict.fromkeys(OPERATIONS, _simd.level())
+        self.levels = dict.fromkeys(OPERATIONS, _simd.level()) | dict.fromkeys(LEFT_TO_NUMPY, "(numpy)")
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
         """As NumpyBackend, bit for bit."""
