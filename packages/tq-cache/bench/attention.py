@@ -9,7 +9,7 @@ the bar is 0.28 at 4 bits from 4,096 tokens on, as the tables are the same for a
 layer that grew by appends, up to a sixteenth of spare room included.
 
 Example:  uv run --all-packages python packages/tq-cache/bench/attention.py
-          uv run --all-packages python packages/tq-cache/bench/attention.py --tokens 1024 --turns 3 --json /tmp/a.json
+          uv run --all-packages python packages/tq-cache/bench/attention.py --tokens 1024 --turns 3 --json step.json
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Run the statistical acceptance tests and print every figure they record: value, measured, tolerance, N, verdict.
 
 Example:  uv run --all-packages python packages/tq-core/bench/acceptance.py
-          uv run --all-packages python packages/tq-core/bench/acceptance.py -k "row_7 or row_8" --json /tmp/rows.json
+          uv run --all-packages python packages/tq-core/bench/acceptance.py -k "row_7 or row_8" --json rows.json
 """
 
 import argparse

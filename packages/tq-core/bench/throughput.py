@@ -6,7 +6,7 @@ same queries against the same float32 rows. Calls take turns; figures are median
 
 Example:  uv run --all-packages python packages/tq-core/bench/throughput.py
           uv run --all-packages python packages/tq-core/bench/throughput.py --quantizer mse prod --bits 2 4 --dim 64 \\
-              --backend numpy scalar --rows 64 --turns 5 --json /tmp/t.json
+              --backend numpy scalar --rows 64 --turns 5 --json throughput.json
 """
 
 import argparse

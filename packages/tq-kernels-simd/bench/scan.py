@@ -71,8 +71,10 @@ def widths(dim: int, megabytes: int, repeats: int) -> list[dict[str, Any]]:
     rows = (megabytes << 20) // (dim // 2)
     scales, query = np.ones(rows, np.float32), generator.standard_normal((1, dim), dtype=np.float32)
     out, cases = np.empty((1, rows), np.float32), {}
-    quantizers = {f"mse{bits}": TurboQuantMSE(dim, bits) for bits in range(1, 9)}
-    quantizers["prod4"] = TurboQuantProd(dim, 4, sketch="hadamard")  # type: ignore[assignment]
+    quantizers: dict[str, TurboQuantMSE | TurboQuantProd] = {
+        **{f"mse{bits}": TurboQuantMSE(dim, bits) for bits in range(1, 9)},
+        "prod4": TurboQuantProd(dim, 4, sketch="hadamard"),
+    }
     for name, quantizer in quantizers.items():
         packed = generator.integers(0, 256, (rows, quantizer.plan.row_bytes), dtype=np.uint8)
         gammas = scales if quantizer.plan.sketch is not None else None

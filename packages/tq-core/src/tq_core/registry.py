@@ -6,8 +6,8 @@ An explicit name never falls back; `auto` may, and warns. Resolved once, in a qu
 import os
 import warnings
 from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import Any, Final, Protocol, runtime_checkable
+from functools import cache, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from tq_core.errors import BackendUnavailable, InvalidSpec
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "tq.backends"
 API_VERSION: Final = 1
@@ -113,8 +116,13 @@ def loaders() -> dict[str, Callable[[], Any]]:
     for point in entry_points(group=GROUP):
         if point.name in found:
             raise BackendUnavailable(point.name, "two distributions register this name", "uninstall one of them")
-        found[point.name] = lambda point=point: point.load()()  # type: ignore[misc]
+        found[point.name] = partial(_run_loader, point)
     return found
+
+
+def _run_loader(point: "EntryPoint") -> Any:
+    """Import what an entry point names, a loader without arguments, and call it."""
+    return point.load()()
 
 
 def load(name: str) -> Backend:

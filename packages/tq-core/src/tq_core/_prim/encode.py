@@ -88,7 +88,7 @@ def coordinate(value: float) -> i64:
 
 
 def round_to_float32(x: vec[float]) -> None:
-    """Round each number to float32 in place; OverflowError beyond its range."""
+    """Round each number to float32 in place; infinite beyond its range, as numpy rounds."""
     writer = BytesWriter()
     for value in x:
         write_f32_le(writer, value)
