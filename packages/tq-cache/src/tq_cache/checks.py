@@ -39,6 +39,12 @@ def seed_value(value: int) -> int:
     return number
 
 
+def kept(tokens: int, held: int) -> int:
+    """How many tokens a crop keeps; InvalidSpec for no integer or for dropping more than there are."""
+    number = whole(tokens, -held, "tokens")
+    return number if number >= 0 else held + number
+
+
 def layer_index(value: int, layers: int) -> int:
     """value as an index in 0..layers-1, or InvalidSpec."""
     index = whole(value, 0, "layer_idx")

@@ -11,7 +11,6 @@ from tq_cache import checks, snapshot, together
 from tq_cache.atomic_file import StrPath
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.errors import PolicyMismatch
-from tq_cache.head_cache import kept
 from tq_cache.layer import Layer, codecs_for
 from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
@@ -185,9 +184,9 @@ class DecoderCache:
         if isinstance(tokens, (Sequence, np.ndarray)):
             if len(tokens) != self.batch:
                 raise ShapeMismatch(f"crop takes one number or one for each of {self.batch} rows, got {len(tokens)}")
-            keep = [kept(number, held) for number, held in zip(tokens, self.lengths, strict=True)]
+            keep = [checks.kept(number, held) for number, held in zip(tokens, self.lengths, strict=True)]
         else:
-            keep = [kept(tokens, held) for held in self.lengths]
+            keep = [checks.kept(tokens, held) for held in self.lengths]
         for row, number in zip(self._rows, keep, strict=True):
             for layer in row:
                 layer.crop(number)

@@ -1,24 +1,20 @@
 """QuantizedKVCache: the cache of one attention head."""
 
-from collections.abc import Mapping
-from copy import copy
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks, snapshot, together
-from tq_cache.atomic_file import StrPath
+from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES
-from tq_cache.layer import Layer, codecs_for
-from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
+from tq_cache.single_layer_cache import SingleLayerCache
 from tq_cache.snapshot_facts import Shape
 
 F32 = NDArray[np.float32]
 
 
-class QuantizedKVCache:
+class QuantizedKVCache(SingleLayerCache):
     """Keys and values of one head, arrays (tokens, head_dim), held as packed codes.
 
     `policy`: a CachePolicy or its string; a lone head is no boundary layer, so `boundary` does not apply and
@@ -26,6 +22,8 @@ class QuantizedKVCache:
     beyond that many are evicted, sinks among them; 0 = no limit. `capacity`: tokens to make room for at once.
     One thread at a time.
     """
+
+    KIND = "head"
 
     def __init__(
         self,
@@ -38,17 +36,18 @@ class QuantizedKVCache:
         backend: str = "auto",
         capacity: int = 0,
     ) -> None:
-        self.head_dim = checks.dimension(head_dim, "head_dim")
-        self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
-        self.policy = CachePolicy.parse(policy).inner()
-        self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
-        dims = (self.head_dim, self.value_dim)
-        self.seed = checks.seed_value(seed)
-        codecs = codecs_for([self.policy], dims, self.seed, backend)
-        self._layer = Layer(1, dims, self.policy, codecs, self.max_tokens, checks.whole(capacity, 0, "capacity"))
+        super().__init__(1, head_dim, policy, value_dim, seed, max_tokens, backend, capacity)
 
-    def __len__(self) -> int:
-        return len(self._layer)
+    @classmethod
+    def _like(cls, shape: Shape, backend: str) -> Self:
+        return cls(
+            shape.head_dim,
+            shape.policy,
+            value_dim=shape.value_dim,
+            seed=shape.seed,
+            max_tokens=shape.max_tokens,
+            backend=backend,
+        )
 
     def append(self, keys: ArrayLike, values: ArrayLike) -> range:
         """Add keys (n, head_dim) and values (n, value_dim), float16/32/64; returns the positions just quantized.
@@ -104,115 +103,5 @@ class QuantizedKVCache:
         found: F32 = self._layer.attend(asked[None, None], scale, softcap, seen, workspace_bytes, accuracy)[0, 0]
         return found
 
-    def crop(self, tokens: int) -> None:
-        """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
-        self._layer.crop(kept(tokens, len(self)))
-
-    def reorder(self, rows: ArrayLike) -> None:
-        """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
-        self._layer.take(checks.positions(rows, len(self), "rows"))
-
-    def fork(self) -> "QuantizedKVCache":
-        """The same tokens in a cache of its own; memory is shared until either of them grows."""
-        twin = copy(self)
-        twin._layer = self._layer.fork()
-        return twin
-
-    def save(
-        self,
-        path: StrPath,
-        *,
-        model: str = "",
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str = "float16",
-        overwrite: bool = False,
-    ) -> None:
-        """Write the cache to a file, whole or not at all; equal caches give equal bytes (docs/format.md, section 9).
-
-        The rest are facts to recognise it by: the name and dtype of the model, the ids of all tokens seen, evicted
-        ones included (or only their sha256, see the format), and `rope`, a dict of what decides how positions enter
-        keys. Raises SnapshotExists, SnapshotNotFound or SnapshotAccess for what is in the way, InvalidSpec or
-        ShapeMismatch for facts that cannot be.
-        """
-        snapshot.save(
-            path,
-            Shape(
-                "head",
-                str(self.policy),
-                1,
-                1,
-                1,
-                self.head_dim,
-                self.value_dim,
-                self.seed,
-                self.max_tokens,
-            ),
-            [[self._layer]],
-            model=model,
-            tokens=tokens,
-            rope=rope,
-            dtype=dtype,
-            overwrite=overwrite,
-        )
-
-    @classmethod
-    def load(
-        cls,
-        path: StrPath,
-        *,
-        model: str | None = None,
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str | None = None,
-        policy: CachePolicy | str | None = None,
-        seed: int | None = None,
-        backend: str = "auto",
-        lazy: bool = True,
-    ) -> Self:
-        """The cache of a file, which continues as if it had never been saved; the file itself is never written.
-
-        Facts that are given must be those of the file, or SnapshotMismatch names fact and values. The file is mapped,
-        and only what grows is copied. Its header is verified here; the tokens of a layer's keys or values when they
-        are first used, or all here with `lazy=False`: CorruptData names file and tensor before any number is used.
-        """
-        found = snapshot.Snapshot(path, "head")
-        found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
-        return cls._of(found, backend, lazy)
-
-    @classmethod
-    def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
-        cache = found.built(
-            lambda shape: cls(
-                shape.head_dim,
-                shape.policy,
-                value_dim=shape.value_dim,
-                seed=shape.seed,
-                max_tokens=shape.max_tokens,
-                backend=backend,
-            )
-        )
-        found.fill([[cache._layer]], lazy=lazy)
-        return cache
-
-    def clear(self) -> None:
-        """Forget all tokens and give their memory back."""
-        self._layer.clear()
-
-    def ledger(self) -> Ledger:
-        """Every byte held."""
-        return ledger_of((self._layer.keys, self._layer.values))
-
-    @property
-    def nbytes(self) -> int:
-        """`ledger().total`."""
-        return self.ledger().total
-
     def __repr__(self) -> str:
         return f"QuantizedKVCache(head_dim={self.head_dim}, policy={str(self.policy)!r}, tokens={len(self)})"
-
-
-def kept(tokens: int, held: int) -> int:
-    """How many tokens a crop keeps; InvalidSpec for no integer or for dropping more than there are."""
-    number = checks.whole(tokens, -held, "tokens")
-    return number if number >= 0 else held + number

@@ -1,31 +1,28 @@
 """MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
 
-from collections.abc import Mapping
-from copy import copy
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache import checks, snapshot, together
-from tq_cache.atomic_file import StrPath
+from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES
-from tq_cache.head_cache import kept
-from tq_cache.layer import Layer, codecs_for
-from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.policy import CachePolicy
+from tq_cache.single_layer_cache import SingleLayerCache
 from tq_cache.snapshot_facts import Shape
 
 F32 = NDArray[np.float32]
 
 
-class MultiHeadKVCache:
+class MultiHeadKVCache(SingleLayerCache):
     """Keys and values of one layer, arrays (kv_heads, tokens, head_dim), held as packed codes.
 
     All heads hold the same tokens, whatever fails. Queries may have more heads than there are key/value heads:
     query head h reads key/value head `h // (query_heads // kv_heads)`. Options as QuantizedKVCache; a lone layer is
     no boundary layer.
     """
+
+    KIND = "layer"
 
     def __init__(
         self,
@@ -39,19 +36,19 @@ class MultiHeadKVCache:
         backend: str = "auto",
         capacity: int = 0,
     ) -> None:
-        self.kv_heads = checks.whole(kv_heads, 1, "kv_heads")
-        self.head_dim = checks.dimension(head_dim, "head_dim")
-        self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
-        self.policy = CachePolicy.parse(policy).inner()
-        self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
-        dims = (self.head_dim, self.value_dim)
-        room = checks.whole(capacity, 0, "capacity")
-        self.seed = checks.seed_value(seed)
-        codecs = codecs_for([self.policy], dims, self.seed, backend)
-        self._layer = Layer(self.kv_heads, dims, self.policy, codecs, self.max_tokens, room)
+        super().__init__(kv_heads, head_dim, policy, value_dim, seed, max_tokens, backend, capacity)
 
-    def __len__(self) -> int:
-        return len(self._layer)
+    @classmethod
+    def _like(cls, shape: Shape, backend: str) -> Self:
+        return cls(
+            shape.kv_heads,
+            shape.head_dim,
+            shape.policy,
+            value_dim=shape.value_dim,
+            seed=shape.seed,
+            max_tokens=shape.max_tokens,
+            backend=backend,
+        )
 
     def append(self, keys: ArrayLike, values: ArrayLike) -> range:
         """Add keys (kv_heads, n, head_dim) and values (kv_heads, n, value_dim); returns the positions just quantized.
@@ -106,100 +103,6 @@ class MultiHeadKVCache:
         grouped = asked.reshape(self.kv_heads, heads // self.kv_heads, count, dim)
         found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes, accuracy)
         return found.reshape(heads, count, self.value_dim)
-
-    def crop(self, tokens: int) -> None:
-        """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
-        self._layer.crop(kept(tokens, len(self)))
-
-    def reorder(self, rows: ArrayLike) -> None:
-        """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
-        self._layer.take(checks.positions(rows, len(self), "rows"))
-
-    def fork(self) -> "MultiHeadKVCache":
-        """The same tokens in a cache of its own; memory is shared until either of them grows."""
-        twin = copy(self)
-        twin._layer = self._layer.fork()
-        return twin
-
-    def save(
-        self,
-        path: StrPath,
-        *,
-        model: str = "",
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str = "float16",
-        overwrite: bool = False,
-    ) -> None:
-        """Write the cache to a file, as QuantizedKVCache.save."""
-        snapshot.save(
-            path,
-            Shape(
-                "layer",
-                str(self.policy),
-                1,
-                1,
-                self.kv_heads,
-                self.head_dim,
-                self.value_dim,
-                self.seed,
-                self.max_tokens,
-            ),
-            [[self._layer]],
-            model=model,
-            tokens=tokens,
-            rope=rope,
-            dtype=dtype,
-            overwrite=overwrite,
-        )
-
-    @classmethod
-    def load(
-        cls,
-        path: StrPath,
-        *,
-        model: str | None = None,
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str | None = None,
-        policy: CachePolicy | str | None = None,
-        seed: int | None = None,
-        backend: str = "auto",
-        lazy: bool = True,
-    ) -> Self:
-        """The cache of a file, as QuantizedKVCache.load."""
-        found = snapshot.Snapshot(path, "layer")
-        found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
-        return cls._of(found, backend, lazy)
-
-    @classmethod
-    def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
-        cache = found.built(
-            lambda shape: cls(
-                shape.kv_heads,
-                shape.head_dim,
-                shape.policy,
-                value_dim=shape.value_dim,
-                seed=shape.seed,
-                max_tokens=shape.max_tokens,
-                backend=backend,
-            )
-        )
-        found.fill([[cache._layer]], lazy=lazy)
-        return cache
-
-    def clear(self) -> None:
-        """Forget all tokens and give their memory back."""
-        self._layer.clear()
-
-    def ledger(self) -> Ledger:
-        """Every byte held."""
-        return ledger_of((self._layer.keys, self._layer.values))
-
-    @property
-    def nbytes(self) -> int:
-        """`ledger().total`."""
-        return self.ledger().total
 
     def __repr__(self) -> str:
         shape = f"kv_heads={self.kv_heads}, head_dim={self.head_dim}"
