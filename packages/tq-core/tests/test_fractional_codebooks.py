@@ -14,7 +14,7 @@ import pytest
 from tq_core import Codes, TurboQuantMSE, VectorCodec, from_spec
 from tq_core._prim import book
 from tq_core.codebook import codebook, codebook_of_levels, mixed_codebook
-from tq_core.radix import RADICES
+from tq_core.radix import RADICES, layout
 
 # Distortion of a Gaussian at n levels, rounded to six decimals.
 GAUSSIAN = {
@@ -133,6 +133,7 @@ def test_tables_are_counted_once(bits):
     quantizer = TurboQuantMSE(64, bits)
     distinct = {len(one.levels): one for one in quantizer.plan.codebook.books}
     held = sum(table.nbytes for one in distinct.values() for table in one.tables)
+    held += layout(64, bits).digits.nbytes + layout(64, bits).limits.nbytes
     assert quantizer.state_nbytes == held + sum(table.nbytes for table in quantizer.plan.rotation.tables)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core._prim import book
-from tq_core.radix import RADICES
+from tq_core.radix import RADICES, layout
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -84,6 +84,7 @@ class MixedCodebook:
 
     def __init__(self, dim: int, bits: float, books: tuple[Codebook, ...]) -> None:
         self.dim, self.bits, self.books = dim, bits, books
+        self.layout = layout(dim, bits)
         counts = [len(range(place, dim, len(books))) for place in range(len(books))]
         self.distortion = sum(n * one.distortion for n, one in zip(counts, books, strict=True)) / dim
 
@@ -107,8 +108,9 @@ class MixedCodebook:
 
     @property
     def tables(self) -> tuple[NDArray[Any], ...]:
-        """The arrays held, each once."""
-        return tuple(table for one in dict.fromkeys(self.books) for table in one.tables)
+        """The arrays held, each once, those of the layout of rows included."""
+        own = (table for one in dict.fromkeys(self.books) for table in one.tables)
+        return (*own, self.layout.limits, self.layout.digits)
 
 
 @lru_cache(maxsize=1)

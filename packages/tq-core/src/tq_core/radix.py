@@ -51,6 +51,8 @@ def layout(dim: int, bits: float) -> Layout:
     for place, radix in enumerate(radices):
         digits[:, place] = words % radix
         words //= radix
+    limits.setflags(write=False)
+    digits.setflags(write=False)
     row_bytes = (groups * word_bits + (tail - 1).bit_length() + 7) // 8
     return Layout(radices, word_bits, row_bytes, units, limits, digits)
 
