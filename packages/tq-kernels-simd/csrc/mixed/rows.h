@@ -12,8 +12,8 @@
 
 static inline int16_t clamped(float value) {
     float rounded = rintf(value);
-    if (!(rounded > -32767.0f)) return -32767; /* also what is no number, from infinite rows under a strict plan */
-    return (int16_t)(rounded > 32767.0f ? 32767 : (int)rounded);
+    rounded = rounded > -32767.0f ? rounded : -32767.0f; /* also what is no number, from infinite rows under a strict plan */
+    return (int16_t)(int32_t)(rounded > 32767.0f ? 32767.0f : rounded);
 }
 
 /* Codes and signed levels of LANES coordinates. No sum here leaves 16 bits: levels ascend from 0 and fit. */
@@ -40,17 +40,15 @@ static void quantize(const tq_codebook *book, const float *scaled, const int16_t
     int64_t a = 0, b = 0;
     for (size_t j = 0; j < book->dim; j += LANES) {
         size_t count = book->dim - j < LANES ? book->dim - j : LANES;
-        int16_t value[LANES] = {0}, own[LANES] = {0}, levels[LANES];
-        uint8_t found[LANES];
-        memcpy(own, v + j, count * sizeof *v);
-        if (t == 1.0f) memcpy(value, own, sizeof value);
+        int16_t value[LANES], levels[LANES];
+        if (t == 1.0f) memcpy(value, v + j, sizeof value);
         else
-            for (size_t i = 0; i < count; i++) value[i] = clamped(t * scaled[j + i]);
-        levels_of(&book->mixed, value, found, levels);
-        memcpy(codes + j, found, count);
+            for (int i = 0; i < LANES; i++) value[i] = clamped(t * scaled[j + i]);
+        levels_of(&book->mixed, value, codes + j, levels);
+        for (size_t i = count; i < LANES; i++) levels[i] = 0; /* what lies beyond the row counts nothing */
         int64_t dots = 0, squares = 0;
-        for (size_t i = 0; i < count; i++) {
-            dots += (int32_t)own[i] * levels[i];
+        for (int i = 0; i < LANES; i++) {
+            dots += (int32_t)v[j + i] * levels[i];
             squares += (int32_t)levels[i] * levels[i];
         }
         a += dots;

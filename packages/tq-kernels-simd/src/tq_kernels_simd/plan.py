@@ -124,7 +124,7 @@ def _bytes(
 
 
 def _mixed(arrays: _Arrays, book: MixedCodebook) -> tuple[int, int, int, int]:
-    """What `tq_mixed` of csrc/plan.h points to: thresholds, levels, pairs of centroids; places and radices come last."""
+    """What `tq_mixed` of csrc/plan.h points to: thresholds, levels, pairs of centroids; then places and radices."""
     radices = book.layout.radices
     thresholds = np.full((THRESHOLDS, LANES), 32767, np.int16)
     levels = np.empty((THRESHOLDS + 1, LANES), np.int16)
@@ -141,7 +141,9 @@ def _mixed(arrays: _Arrays, book: MixedCodebook) -> tuple[int, int, int, int]:
         first, second = book.books[2 * half : 2 * half + 2]
         index = np.arange(count)  # words that no encoder writes wrap around, as numpy's table of digits does
         n = len(first.centroids)
-        pairs.append(np.stack([first.centroids[index % n], second.centroids[index // n % len(second.centroids)]], axis=1))
+        pairs.append(
+            np.stack([first.centroids[index % n], second.centroids[index // n % len(second.centroids)]], axis=1)
+        )
     shape = np.array([len(radices), *radices, 0, 0], np.int32)[:5]
     return arrays.add(thresholds), arrays.add(levels), arrays.add(np.concatenate(pairs)), arrays.add(shape)
 
