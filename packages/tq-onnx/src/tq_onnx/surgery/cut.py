@@ -22,11 +22,16 @@ class Segment:
     outputs: list[str] = field(default_factory=list)
 
 
-def cut(graph: Graph, sites: Sequence[Site], forbidden: Sequence[str]) -> list[Segment]:
-    """The segments, first to last; CannotCut where one still needs a `forbidden` input (pasts, the mask)."""
+def cut(graph: Graph, sites: Sequence[Site], forbidden: Sequence[str], states: Sequence[str] = ()) -> list[Segment]:
+    """The segments, first to last; CannotCut where one still needs a `forbidden` input, a past.
+
+    `states` are further outputs of the graph, made by the first segment that can: what hybrid layers carry on.
+    """
     order = sorted(sites, key=lambda site: graph.producer_index(site.output) or 0)
     levels = _levels(graph, order)
     wanted = [[site.query, site.key, site.value] for site in order] + [["logits"]]
+    for name in states:
+        wanted[levels.get(name, 0)].append(name)
     segments = [Segment(list(names), outputs=list(dict.fromkeys(names))) for names in wanted]
     attended = {site.output for site in order}
     for number in reversed(range(len(segments))):
@@ -62,9 +67,7 @@ def _levels(graph: Graph, order: Sequence[Site]) -> dict[str, int]:
     return levels
 
 
-def _fill(
-    graph: Graph, segment: Segment, number: int, levels: dict[str, int], attended: set[str]
-) -> list[str]:
+def _fill(graph: Graph, segment: Segment, number: int, levels: dict[str, int], attended: set[str]) -> list[str]:
     """Walk back from what a segment must make; returns the tensors that earlier segments hand on."""
     crossing: list[str] = []
     nodes: set[int] = set()

@@ -5,10 +5,12 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from tq_onnx.errors import StepFailed, one_line
 from tq_onnx.inputs import Signature
+from tq_onnx.surgery.branch import branch_with_past
 from tq_onnx.surgery.cut import cut
 from tq_onnx.surgery.graph import Graph
 from tq_onnx.surgery.layout import as_output, by_head
@@ -31,11 +33,22 @@ class FusedGraph:
     """Segments of a bundle's graph, proved to give the graph's own attention when put together."""
 
     def __init__(
-        self, model: onnx.ModelProto, signature: Signature, feeds: Feeds, context: int, windows: Sequence[int], threads: int
+        self,
+        model: onnx.ModelProto,
+        signature: Signature,
+        feeds: Feeds,
+        original: onnxruntime.InferenceSession,
+        context: int,
+        windows: Sequence[int],
+        threads: int,
     ) -> None:
-        """Locates, cuts and probes; CannotCut says which layer is in the way and why."""
+        """Locates, cuts and probes; CannotCut says which layer is in the way and why.
+
+        `original` is a session of the model as it came: what surgery unfolds has to give its logits.
+        """
         self._signature = signature
         layers = signature.layers
+        model = branch_with_past(model)
         model = unfold(model, signature.kv_heads, signature.key_dim, signature.value_dim)
         whole = Graph(model)
         sites = locate(whole, layers)
@@ -52,9 +65,9 @@ class FusedGraph:
             inputs = dict(self._inputs(feeds, ids, held[0][0].shape[2]))
             for layer, (key, value) in zip(layers, held, strict=True):
                 inputs[layer.past_key], inputs[layer.past_value] = key, value
-            declared = {node.name for node in inspection.get_inputs()}
-            found = inspection.run(wanted, {name: value for name, value in inputs.items() if name in declared})
-            return dict(zip(wanted, found, strict=True))
+            found = dict(zip(wanted, _run(inspection, wanted, inputs), strict=True))
+            _require_same(found["logits"], _run(original, ["logits"], inputs)[0], signature.cache_dtype)
+            return found
 
         described = Model(
             signature.kv_heads,
@@ -106,6 +119,19 @@ class FusedGraph:
             KEY_SHAPE: np.array([batch, signature.kv_heads, past, signature.key_dim], np.int64),
             VALUE_SHAPE: np.array([batch, signature.kv_heads, past, signature.value_dim], np.int64),
         }
+
+
+def _run(session: onnxruntime.InferenceSession, wanted: list[str], values: Mapping[str, Any]) -> list[NDArray[Any]]:
+    declared = {node.name for node in session.get_inputs()}
+    found: list[NDArray[Any]] = session.run(wanted, {name: value for name, value in values.items() if name in declared})
+    return found
+
+
+def _require_same(unfolded: Floats, original: Floats, dtype: str) -> None:
+    close = 1e-4 if dtype == "float32" else 1e-2
+    difference = float(np.abs(unfolded.astype(np.float64) - original.astype(np.float64)).max())
+    if not difference <= close * float(np.abs(original).max() or 1.0):
+        raise CannotCut(f"the graph with its attention unfolded gives other logits (off by {difference:.2g})")
 
 
 __all__ = ["CannotCut", "FusedGraph"]

@@ -17,8 +17,6 @@ def _site(graph: Graph, index: int, layer: LayerTensors) -> Site:
     try:
         for past in (layer.past_key, layer.past_value):
             if not any(node.op_type != "Shape" for node in graph.consumers(past)):
-                if any(node.op_type == "If" for node in graph.nodes):
-                    raise CannotCut("the graph is a merged decoder: its attention lies in a branch")
                 raise CannotCut(f"nothing in the main graph reads {past!r}")
         found = operators.find(graph, index, layer)
         return found if found is not None else matmul_softmax.find(graph, index, layer)

@@ -28,18 +28,17 @@ def find(graph: Graph, index: int, layer: LayerTensors) -> Site:
     keys, values = joined(graph, layer.past_key), joined(graph, layer.past_value)
     score_product, _ = product_of(graph, keys.whole, "MatMul")
     value_product, _ = product_of(graph, values.whole, "MatMul")
-    query, scores = score_product.input[0], score_product.output[0]
-    weights = _Path(graph, scores)
+    weights = _Path(graph, score_product.output[0])
     if not weights.reaches(value_product.input[0]):
         raise CannotCut("what its softmax gives is not what multiplies the values")
     return Site(
         layer=index,
-        query=query,
+        query=score_product.input[0],
         key=keys.new,
         value=values.new,
         output=value_product.output[0],
         scale=weights.scale,
-        scores=scores,
+        scores=weights.scores,
         softcap=weights.softcap,
     )
 
@@ -84,13 +83,17 @@ def _collect(graph: Graph, name: str, operator: str, found: list[tuple[onnx.Node
 
 
 class _Path:
-    """The operators from scores to attention weights: scale, soft cap, mask, softmax."""
+    """The operators from the product of queries and keys to attention weights: scale, soft cap, mask, softmax.
 
-    def __init__(self, graph: Graph, scores: str) -> None:
+    `scores` is the tensor behind the scale, before cap and mask. How large the scale is, numbers tell later: it need
+    not be a constant of the graph.
+    """
+
+    def __init__(self, graph: Graph, product: str) -> None:
         self.graph = graph
         self.scale, self.softcap = 1.0, 0.0
-        self._masked = False
-        self._after = self._walk(scores)
+        self.scores = product
+        self._after = self._walk(product)
 
     def reaches(self, name: str) -> bool:
         """Whether the weights, cast or guarded against NaN at most, are that tensor."""
@@ -104,8 +107,8 @@ class _Path:
         guarded = check is not None and check.op_type == "IsNaN" and _back(self.graph, check.input[0]) == self._after
         return guarded and self.graph.scalar(node.input[1]) == 0 and _back(self.graph, node.input[2]) == self._after
 
-    def _walk(self, scores: str) -> str:
-        name, capped = scores, False
+    def _walk(self, product: str) -> str:
+        name, capped, masked = product, False, False
         while True:
             readers = self.graph.consumers(name)
             if len(readers) != 1 or name in self.graph.outputs:
@@ -114,21 +117,24 @@ class _Path:
             if node.op_type == "Softmax":
                 if attribute(node, "axis", -1) not in (-1, 3):
                     raise CannotCut("its softmax does not go along the tokens")
-                if capped:  # cap * tanh(scores * scale / cap)
-                    self.scale *= self.softcap
+                self.scale = self.softcap if capped else 1.0  # cap * tanh(scores): what enters tanh is divided by it
                 return node.output[0]
-            if node.op_type in ("Mul", "Div") and not self._masked:
+            if node.op_type in ("Mul", "Div") and not masked:
                 factor = _scalar_operand(self.graph, node, name)
-                if factor is None:
-                    raise CannotCut(f"its scores are multiplied by {node.name or node.op_type!r}, which is no constant")
+                if capped and factor is None:
+                    raise CannotCut(
+                        f"its soft cap is multiplied by {node.name or node.op_type!r}, which is no constant"
+                    )
                 if capped:
-                    self.softcap *= factor
+                    self.softcap *= factor or 1.0
+                elif name == node.input[0] or node.op_type == "Mul":
+                    self.scores = node.output[0]
                 else:
-                    self.scale *= factor
-            elif node.op_type == "Tanh" and not capped and not self._masked:
+                    raise CannotCut("something is divided by its scores")
+            elif node.op_type == "Tanh" and not capped and not masked:
                 capped, self.softcap = True, 1.0
-            elif (node.op_type == "Add" or _hides(node, name)) and not self._masked:
-                self._masked = True
+            elif node.op_type == "Add" or _hides(node, name):
+                masked = True
             elif node.op_type == "Concat":
                 raise CannotCut("something joins its scores before the softmax (an attention sink)")
             elif node.op_type not in SAME:

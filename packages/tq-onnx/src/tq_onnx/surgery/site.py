@@ -15,8 +15,8 @@ class Site:
 
     `query`, `key` and `value` are the new tokens' own, after rotary positions, as the attention reads them: (batch,
     heads, n, dim), or (batch, n, heads * dim) where `by_token`. `output` is what the attention gives, laid out alike.
-    `scores` names the raw products of queries and keys where the scale is to be measured there; then `scale` is
-    what the graph multiplies them by on the way to the softmax, and otherwise it is the whole scale.
+    `scores` names the scaled products of queries and keys, before cap and mask, where the scale is to be measured
+    there; then `scale` is what the measured one is multiplied by. Without it, `scale` is the operator's, 0 for its default.
     """
 
     layer: int
