@@ -74,9 +74,7 @@ def _collect(graph: Graph, name: str, operator: str, found: list[tuple[onnx.Node
             if operator == "MatMul" and places != [1]:
                 raise CannotCut(f"{name!r} is not the right-hand factor of its MatMul")
             found.append((node, places[0]))
-        elif node.op_type in RESHAPES and places == [0]:
-            _collect(graph, node.output[0], operator, found)
-        elif node.op_type in ("Mul", "Div") and _scalar_operand(graph, node, name) is not None:
+        elif (node.op_type in RESHAPES and places == [0]) or _scalar_operand(graph, node, name) is not None:
             _collect(graph, node.output[0], operator, found)
         else:
             raise CannotCut(f"{name!r} is read by {node.op_type} on its way to {operator}")
@@ -118,7 +116,7 @@ class _Path:
                 if attribute(node, "axis", -1) not in (-1, 3):
                     raise CannotCut("its softmax does not go along the tokens")
                 self.scale = self.softcap if capped else 1.0  # cap * tanh(scores): what enters tanh is divided by it
-                return node.output[0]
+                return str(node.output[0])
             if node.op_type in ("Mul", "Div") and not masked:
                 factor = _scalar_operand(self.graph, node, name)
                 if capped and factor is None:
@@ -158,6 +156,8 @@ def _back(graph: Graph, name: str) -> str:
 
 def _scalar_operand(graph: Graph, node: onnx.NodeProto, name: str) -> float | None:
     """What a Mul or Div multiplies a tensor by, where that is one constant number."""
+    if node.op_type not in ("Mul", "Div"):
+        return None
     if node.op_type == "Div":
         divisor = graph.scalar(node.input[1]) if node.input[0] == name else None
         return 1 / divisor if divisor else None

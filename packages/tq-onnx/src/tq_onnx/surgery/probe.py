@@ -127,7 +127,8 @@ def _attended(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: 
     weights /= weights.sum(axis=3, keepdims=True)
     batch, heads = logits.shape[:2]
     grouped = weights.reshape(batch, values.shape[1], -1, tokens) @ values.astype(np.float64)
-    return grouped.reshape(batch, heads, count, values.shape[3])
+    attended: F64 = grouped.reshape(batch, heads, count, values.shape[3])
+    return attended
 
 
 def _difference(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats]) -> float:

@@ -16,7 +16,8 @@ class Site:
     `query`, `key` and `value` are the new tokens' own, after rotary positions, as the attention reads them: (batch,
     heads, n, dim), or (batch, n, heads * dim) where `by_token`. `output` is what the attention gives, laid out alike.
     `scores` names the scaled products of queries and keys, before cap and mask, where the scale is to be measured
-    there; then `scale` is what the measured one is multiplied by. Without it, `scale` is the operator's, 0 for its default.
+    there; then `scale` is what the measured one is multiplied by. Without it, `scale` is the operator's own, 0 where
+    it has its default.
     """
 
     layer: int

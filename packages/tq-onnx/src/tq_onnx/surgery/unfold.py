@@ -3,7 +3,7 @@
 The unfolded graph computes the same, and its attention reads queries and keys as they are after rotation.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import onnx
 from onnx import TensorProto, helper
@@ -62,7 +62,7 @@ def _unfolded(
         rotary_dim = 2 * cosines.dims[1] if cosines is not None else key_dim
         for place, heads in ((0, query_heads), (1, kv_heads)):
             turned = f"{inputs[place]}.rotated"
-            settings: dict[str, int] = {"interleaved": interleaved}
+            settings: dict[str, Any] = {"interleaved": interleaved}
             if rotary_dim != key_dim:
                 settings |= {"num_heads": heads, "rotary_embedding_dim": rotary_dim}
             nodes.append(
