@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache import checks
-from tq_cache.attention import ACCURACIES, View, attend
+from tq_cache.attention import ACCURACIES, Fresh, View, attend
 from tq_cache.codecs import TokenCodec, codec_for
 from tq_cache.policy import CachePolicy
 from tq_cache.side import Flow, Side
@@ -55,6 +55,7 @@ class Layer:
         view: View,
         workspace_bytes: int,
         accuracy: str,
+        fresh: Fresh | None = None,
     ) -> F32:
         """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
         factor = checks.positive(scale, "scale", self.keys.dim**-0.5)
@@ -62,7 +63,7 @@ class Layer:
         room = checks.whole(workspace_bytes, 1, "workspace_bytes")
         if accuracy not in ACCURACIES:
             raise InvalidSpec(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
-        return attend(self.keys, self.values, queries, factor, view, cap, room, accuracy)
+        return attend(self.keys, self.values, queries, factor, view, cap, room, accuracy, fresh)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens at most. What was quantized stays quantized."""

@@ -154,6 +154,10 @@ class Side:
                 out[lane, :, sinks : sinks + coded] = self.codec.scores(rows, asked)
         return out
 
+    def __len__(self) -> int:
+        """Tokens held, exact ones and codes."""
+        return self.borders()[1] + len(self.recent)
+
     def borders(self) -> tuple[int, int]:
         """Where codes begin and where the window begins."""
         return len(self.sinks), len(self.sinks) + len(self.coded["packed"])
