@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES, Fresh
+from tq_cache.basis import Basis
 from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
 from tq_cache.layer import Layer
@@ -20,7 +21,7 @@ class DecoderCache(BatchCache):
     Every row of the batch is a sequence of its own: rows are cropped, reordered, repeated, selected, merged and split
     without decoding anything, and may hold different numbers of tokens (`lengths`). `policy` is resolved against the
     model: `.policy` is what is followed and printed, and PolicyMismatch is raised for what this model cannot have.
-    Layers share rotations and codebooks. Options as QuantizedKVCache.
+    Layers share rotations and codebooks. Options as QuantizedKVCache, what is given (layers, kv_heads, dim).
     """
 
     KIND = "decoder"
@@ -38,6 +39,9 @@ class DecoderCache(BatchCache):
         max_tokens: int = 0,
         backend: str = "auto",
         capacity: int = 0,
+        key_means: ArrayLike | None = None,
+        key_energies: ArrayLike | None = None,
+        value_energies: ArrayLike | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -50,6 +54,9 @@ class DecoderCache(BatchCache):
             max_tokens=max_tokens,
             backend=backend,
             capacity=capacity,
+            key_means=key_means,
+            key_energies=key_energies,
+            value_energies=value_energies,
         )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -86,14 +93,12 @@ class DecoderCache(BatchCache):
         Raises ShapeMismatch where rows hold different numbers of tokens: `select([row])` one of them.
         """
         length = self._uniform(layer_idx)
-        sides = [layer.keys for layer in self._layers(layer_idx)]
-        return together.tokens(sides, *checks.span(start, stop, length))
+        return together.keys(self._layers(layer_idx), *checks.span(start, stop, length))
 
     def values(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (batch, kv_heads, tokens, value_dim) float32."""
         length = self._uniform(layer_idx)
-        sides = [layer.values for layer in self._layers(layer_idx)]
-        return together.tokens(sides, *checks.span(start, stop, length))
+        return together.values(self._layers(layer_idx), *checks.span(start, stop, length))
 
     def scores(self, queries: ArrayLike, layer_idx: int) -> F32:
         """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens).
@@ -106,7 +111,7 @@ class DecoderCache(BatchCache):
         out = np.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
         for row, layer in enumerate(layers):
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads * count, dim)
-            out[row, ..., : len(layer)] = layer.keys.scores(grouped).reshape(heads, count, len(layer))
+            out[row, ..., : len(layer)] = layer.scores(grouped).reshape(heads, count, len(layer))
         return out
 
     def attend(
@@ -158,6 +163,8 @@ class DecoderCache(BatchCache):
         """One more layer at the end, without tokens; for policies in which all layers are alike."""
         if self.policy != self.policy.inner():
             raise PolicyMismatch(f"{self.policy} has options for single layers, so none can be added")
+        if any(side.known != Basis() for side in self._rows[0][0].sides()):
+            raise PolicyMismatch(f"{self.policy}: nothing is given for one more layer, so none can be added")
         for row in self._rows:
             layer = row[0].fork()
             layer.clear()

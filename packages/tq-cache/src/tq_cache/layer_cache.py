@@ -1,5 +1,7 @@
 """MultiHeadKVCache: the cache of one layer, all its key/value heads together."""
 
+from numpy.typing import ArrayLike
+
 from tq_cache.policy import CachePolicy
 from tq_cache.single_layer_cache import SingleLayerCache
 
@@ -8,8 +10,8 @@ class MultiHeadKVCache(SingleLayerCache):
     """Keys and values of one layer, arrays (kv_heads, tokens, head_dim), held as packed codes.
 
     All heads hold the same tokens, whatever fails. Queries may have more heads than there are key/value heads:
-    query head h reads key/value head `h // (query_heads // kv_heads)`. Options as QuantizedKVCache; a lone layer is
-    no boundary layer.
+    query head h reads key/value head `h // (query_heads // kv_heads)`. Options as QuantizedKVCache, what is
+    given (kv_heads, dim); a lone layer is no boundary layer, and its heads may have options of their own.
     """
 
     KIND = "layer"
@@ -25,6 +27,9 @@ class MultiHeadKVCache(SingleLayerCache):
         max_tokens: int = 0,
         backend: str = "auto",
         capacity: int = 0,
+        key_means: ArrayLike | None = None,
+        key_energies: ArrayLike | None = None,
+        value_energies: ArrayLike | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -37,6 +42,9 @@ class MultiHeadKVCache(SingleLayerCache):
             max_tokens=max_tokens,
             backend=backend,
             capacity=capacity,
+            key_means=key_means,
+            key_energies=key_energies,
+            value_energies=value_energies,
         )
 
     def __repr__(self) -> str:

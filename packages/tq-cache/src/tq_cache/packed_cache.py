@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike
 
 from tq_cache import checks, snapshot
 from tq_cache.atomic_file import StrPath
-from tq_cache.layer import Layer, codecs_for
+from tq_cache.given import given
+from tq_cache.layer import Layer
 from tq_cache.ledger import Ledger, ledger_of
+from tq_cache.plan import Given, Planner
 from tq_cache.policy import CachePolicy
 from tq_cache.snapshot_facts import Shape, own_policy
 
@@ -32,6 +34,10 @@ class PackedCache:
         max_tokens: int,
         backend: str,
         capacity: int = 0,
+        key_means: ArrayLike | None = None,
+        key_energies: ArrayLike | None = None,
+        value_energies: ArrayLike | None = None,
+        from_file: bool = False,
     ) -> None:
         self.layers = checks.whole(layers, 1, "layers")
         self.batch = checks.whole(batch, 1, "batch")
@@ -42,12 +48,15 @@ class PackedCache:
         self.seed, self.backend = checks.seed_value(seed), backend
         self.policy = own_policy(self._shape(""), policy)
         dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
-        policies = [self.policy.for_layer(index, self.layers) for index in range(self.layers)]
-        codecs = codecs_for(policies, dims, self.seed, backend)
-        self._rows = [
-            [Layer(self.kv_heads, dims, own, codecs, self.max_tokens, room) for own in policies]
-            for _ in range(self.batch)
-        ]
+        known = Given()
+        if not from_file:
+            lead = {"head": (), "layer": (self.kv_heads,), "decoder": (self.layers, self.kv_heads)}[self.KIND]
+            policies = [self.policy.for_layer(index, self.layers) for index in range(self.layers)]
+            arrays = (key_means, key_energies, value_energies)
+            known = given(policies, lead, (self.layers, self.kv_heads), dims, *arrays)
+        planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
+        plans = [planner.plan(index, known, self.max_tokens) for index in range(self.layers)]
+        self._rows = [[Layer(plan, self.max_tokens, room) for plan in plans] for _ in range(self.batch)]
 
     def save(
         self,
@@ -109,7 +118,7 @@ class PackedCache:
 
     @classmethod
     def _empty(cls, shape: Shape, backend: str) -> Self:
-        """A cache of that shape without tokens."""
+        """A cache of that shape without tokens, and without what is given: that is in the file."""
         cache = cls.__new__(cls)
         PackedCache.__init__(
             cache,
@@ -122,6 +131,7 @@ class PackedCache:
             seed=shape.seed,
             max_tokens=shape.max_tokens,
             backend=backend,
+            from_file=True,
         )
         return cache
 
@@ -143,7 +153,7 @@ class PackedCache:
 
     def ledger(self) -> Ledger:
         """Every byte held; tables shared by layers, and memory shared by rows, counted once."""
-        return ledger_of(side for row in self._rows for layer in row for side in (layer.keys, layer.values))
+        return ledger_of(side for row in self._rows for layer in row for side in layer.sides())
 
     @property
     def nbytes(self) -> int:

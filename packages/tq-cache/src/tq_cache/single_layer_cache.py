@@ -36,12 +36,14 @@ class SingleLayerCache(PackedCache):
 
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (..., tokens, head_dim) float32; exact ones as given."""
-        found = self._layer.keys.tokens(*checks.span(start, stop, len(self)))
+        low, high = checks.span(start, stop, len(self))
+        found = self._layer.joined([group.keys.tokens(low, high) for group in self._layer.groups])
         return found.reshape(*self._lead, *found.shape[1:])
 
     def values(self, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (..., tokens, value_dim) float32."""
-        found = self._layer.values.tokens(*checks.span(start, stop, len(self)))
+        low, high = checks.span(start, stop, len(self))
+        found = self._layer.joined([group.values.tokens(low, high) for group in self._layer.groups])
         return found.reshape(*self._lead, *found.shape[1:])
 
     def scores(self, queries: ArrayLike) -> F32:
@@ -52,7 +54,7 @@ class SingleLayerCache(PackedCache):
         grouped, lead = self._grouped(queries)
         heads, count = grouped.shape[1:3]
         asked = grouped.reshape(self.kv_heads, heads * count, self.head_dim)
-        return self._layer.keys.scores(asked).reshape(*lead, count, len(self))
+        return self._layer.scores(asked).reshape(*lead, count, len(self))
 
     def attend(
         self,
