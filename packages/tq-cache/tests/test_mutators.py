@@ -15,6 +15,7 @@ POLICIES = [
     "k=int4,v=float16,window=1",
     "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
     "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,head1.vscale=mse",
+    "k=mse2.25,v=mse3.5,window=2",
 ]
 
 
