@@ -41,6 +41,15 @@ def test_heads_stored_alike_are_one_array(layer):
     assert [group.heads for group in alike._layer.groups] == [None]
 
 
+def test_a_split_that_single_heads_alone_have_is_learned_from_as_many_tokens_as_it_says(vectors):
+    cache = MultiHeadKVCache(2, DIM, "k=mse4,v=mse4,vsplit=5,head1.v=mse3x4+mse2")
+    assert cache.append(vectors(2, 4, DIM), vectors(2, 4, DIM)) == range(0)
+    assert cache.append(vectors(2, 1, DIM), vectors(2, 1, DIM)) == range(5)
+    energies = np.ones((2, DIM))
+    given = MultiHeadKVCache(2, DIM, "k=mse4,v=mse4,vsplit=given,head1.v=mse3x4+mse2", value_energies=energies)
+    assert given.append(vectors(2, 1, DIM), vectors(2, 1, DIM)) == range(1)
+
+
 def test_masks_of_single_heads_find_their_head(layer, vectors):
     queries = vectors(2 * HEADS, 3, DIM, seed=4)
     mask = np.random.default_rng(0).random((2 * HEADS, 3, 30)) > 0.5
