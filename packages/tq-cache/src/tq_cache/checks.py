@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache.attention import View
+from tq_cache.attention import Fresh, View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 
 Floats = NDArray[np.floating]
@@ -61,6 +61,15 @@ def tokens(keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tupl
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
     lanes = int(np.prod(lead))
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
+
+
+def fresh(given: tuple[ArrayLike, ArrayLike] | None, lead: tuple[int, ...], dims: tuple[int, int]) -> Fresh | None:
+    """Keys and values of tokens that are seen and not kept, (lanes, n, dim) each; None for none."""
+    if given is None:
+        return None
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise InvalidSpec(f"fresh is a pair of keys and values, got {type(given).__name__}")
+    return Fresh(*tokens(*given, lead, dims))
 
 
 def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks, together
-from tq_cache.attention import WORKSPACE_BYTES
+from tq_cache.attention import WORKSPACE_BYTES, Fresh
 from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
 from tq_cache.grammar import GIVEN
@@ -126,6 +126,7 @@ class DecoderCache(BatchCache):
         sliding_window: int = 0,
         workspace_bytes: int = WORKSPACE_BYTES,
         accuracy: str = "exact",
+        fresh: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> F32:
         """softmax(q K^T scale) V straight from packed codes, (batch, query_heads, n, value_dim) float32.
 
@@ -135,19 +136,26 @@ class DecoderCache(BatchCache):
         asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
         _, heads, count, dim = asked.shape
         layers = self._layers(layer_idx)
-        most = max(map(len, layers))
+        behind = checks.fresh(fresh, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        rows = (
+            [None] * self.batch
+            if behind is None
+            else [Fresh(*sides) for sides in zip(*map(self._by_row, behind), strict=True)]
+        )
+        new = 0 if behind is None else behind.keys.shape[1]
+        most = max(map(len, layers)) + new
         whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most))
         out = np.empty((self.batch, heads, count, self.value_dim), np.float32)
         views = []
         for row, layer in enumerate(layers):
-            own = None if whole is None else whole[row : row + 1, ..., : len(layer)]
+            own = None if whole is None else whole[row : row + 1, ..., : len(layer) + new]
             lead = (1, self.kv_heads, heads)
             views.append(
-                checks.view(count, len(layer), causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
+                checks.view(count, len(layer) + new, causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
             )
         for row, layer in enumerate(layers):
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
-            found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes, accuracy)
+            found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes, accuracy, rows[row])
             out[row] = found.reshape(heads, count, self.value_dim)
         return out
 

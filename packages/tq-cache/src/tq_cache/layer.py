@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache import checks
-from tq_cache.attention import ACCURACIES, View, attend
+from tq_cache.attention import ACCURACIES, Fresh, View, attend
 from tq_cache.flow import Flow
 from tq_cache.plan import Heads, LayerPlan
 from tq_cache.side import Side
@@ -69,6 +69,7 @@ class Layer:
         view: View,
         workspace_bytes: int,
         accuracy: str,
+        fresh: Fresh | None = None,
     ) -> F32:
         """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
         factor = checks.positive(scale, "scale", self.groups[0].keys.dim ** -0.5)
@@ -79,7 +80,8 @@ class Layer:
         parts = []
         for heads, keys, values in self.groups:
             own, seen = (queries, view) if heads is None else (queries[heads], view.of(heads))
-            parts.append(attend(keys, values, own, factor, seen, cap, room, accuracy))
+            new = fresh if fresh is None or heads is None else Fresh(fresh.keys[heads], fresh.values[heads])
+            parts.append(attend(keys, values, own, factor, seen, cap, room, accuracy, new))
         return self.joined(parts)
 
     def crop(self, tokens: int) -> None:

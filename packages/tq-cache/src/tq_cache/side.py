@@ -159,6 +159,10 @@ class Side:
                 out[lane, :, sinks : sinks + coded] = self._coded_scores(lane, 0, coded, asked)
         return out
 
+    def __len__(self) -> int:
+        """Tokens held, exact ones and codes."""
+        return self.borders()[1] + len(self.recent)
+
     def borders(self) -> tuple[int, int]:
         """Where codes begin and where the window begins."""
         return len(self.sinks), len(self.sinks) + len(self.coded["packed"])

@@ -67,6 +67,7 @@ class SingleLayerCache(PackedCache):
         sliding_window: int = 0,
         workspace_bytes: int = WORKSPACE_BYTES,
         accuracy: str = "exact",
+        fresh: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> F32:
         """softmax(q K^T scale) V straight from packed codes, float32, shaped as the queries with value_dim last.
 
@@ -75,6 +76,8 @@ class SingleLayerCache(PackedCache):
         what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
         where a query may look, (n, tokens), of a layer (query_heads, n, tokens) as well.
         `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+        `fresh`: keys and values, shaped as for `append`, of tokens behind those held: seen exactly, counted by `causal`
+        and `mask`, and not kept. What a decoder attends to before it appends.
 
         Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
         depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4;
@@ -83,8 +86,10 @@ class SingleLayerCache(PackedCache):
         grouped, lead = self._grouped(queries)
         count = grouped.shape[2]
         shown = (1, self.kv_heads, lead[0] if lead else 1)
-        seen = checks.view(count, len(self), causal=causal, sliding_window=sliding_window, mask=mask, lead=shown)
-        found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes, accuracy)
+        behind = checks.fresh(fresh, self._lead, (self.head_dim, self.value_dim))
+        held = len(self) + (0 if behind is None else behind.keys.shape[1])
+        seen = checks.view(count, held, causal=causal, sliding_window=sliding_window, mask=mask, lead=shown)
+        found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes, accuracy, behind)
         return found.reshape(*lead, count, self.value_dim)
 
     def crop(self, tokens: int) -> None:
