@@ -181,5 +181,5 @@ def store_named(name: str) -> AnyStore:
 def known_names() -> str:
     """All names, in a few words."""
     spans = [f"{kind}{low}..{kind}{high}" for kind, (low, high) in WIDTHS.items() if kind != "float"]
-    fractions = [f"mse{text}" for text in FRACTIONS]
-    return ", ".join([*spans, *fractions, "float16", "float32"]) + ", and two of them as in mse3x32+mse2"
+    names = ", ".join([*spans, *(f"mse{text}" for text in FRACTIONS), "float16", "float32"])
+    return f"{names}, and two of them as in mse3x32+mse2"
