@@ -159,15 +159,10 @@ INLINE void wide_centroids(const tq_codebook *book, const uint8_t *packed, uint8
     for (; j < book->dim; j++) out[j] = book->centroids[codes[j]];
 }
 
-/* More centroids than registers hold. */
-static void gathered_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
+/* Seven and eight bits: look-ups of bytes and gathers were measured, and are slower than loads one by one. */
+static void loaded_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
     unpack(packed, book->dim, book->bits, codes);
-    size_t j = 0;
-    for (; j + 8 <= book->dim; j += 8) {
-        __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + j)));
-        _mm256_storeu_ps(out + j, _mm256_i32gather_ps(book->centroids, index, 4));
-    }
-    for (; j < book->dim; j++) out[j] = book->centroids[codes[j]];
+    for (size_t j = 0; j < book->dim; j++) out[j] = book->centroids[codes[j]];
 }
 
 static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
@@ -177,7 +172,7 @@ static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *c
     else if (book->bits == 4) small_centroids(book, packed, out, 4);
     else if (book->bits == 5) wide_centroids(book, packed, codes, out, 5);
     else if (book->bits == 6) wide_centroids(book, packed, codes, out, 6);
-    else gathered_centroids(book, packed, codes, out);
+    else loaded_centroids(book, packed, codes, out);
 }
 
 void tq_decode_avx2(tq_decode_slots *slots) {
