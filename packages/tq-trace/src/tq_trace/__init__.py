@@ -5,6 +5,7 @@ from tq_trace.errors import InvalidPosition, TraceAccess, TraceExists, TraceNotF
 from tq_trace.metadata import Metadata
 from tq_trace.statistics import NormSummary, Peak, TraceStatistics, VectorStatistics, measure
 from tq_trace.trace import KvTrace, TraceSample
+from tq_trace.trace_set import TraceSet
 
 __all__ = [
     "Bfloat16",
@@ -17,6 +18,7 @@ __all__ = [
     "TraceExists",
     "TraceNotFound",
     "TraceSample",
+    "TraceSet",
     "TraceStatistics",
     "VectorStatistics",
     "measure",
