@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tq_core import CorruptData
 from tq_trace.errors import TraceAccess, TraceNotFound
+from tq_trace.formats import visible
 
 VERSION: Final = 1
 
@@ -99,11 +100,10 @@ class Report:
     def heading(self) -> str:
         """One sentence: what was replayed."""
         trace, protocol = self.trace, self.protocol
-        return (
-            f"{trace['kind']}: {trace['model']}, {trace['benchmark']}; {trace['layers']} layers, {trace['heads']} "
-            f"heads in all, {trace['tokens']:,} tokens, head_dim {trace['head_dim']}; {protocol['queries']:,} queries, "
-            f"seed {protocol['seed']}"
-        )
+        source = f"{trace['kind']}: {visible(trace['model'])}, {visible(trace['benchmark'])}"
+        size = f"{trace['layers']} layers, {trace['heads']} heads in all, {trace['tokens']:,} tokens"
+        asked = f"head_dim {trace['head_dim']}; {protocol['queries']:,} queries, seed {protocol['seed']}"
+        return f"{source}; {size}, {asked}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON; everything outside `times` and `machine` is the same for the same replay."""
