@@ -13,6 +13,8 @@ POLICIES = [
     "k=mse4,v=mse4",
     "k=prod4,v=mse3,sinks=3,window=20",
     "k=int4,v=absmax4,window=5",
+    "k=mse3.5,v=mse2.25,sinks=2",
+    "k=mse4,v=mse2.5,window=5",
     "k=mse2,v=prod3,sinks=1",
     "k=float16,v=mse8,window=400",
 ]

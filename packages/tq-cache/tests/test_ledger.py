@@ -13,6 +13,7 @@ POLICIES = [
     "k=mse3,v=prod4,sinks=2,window=7",
     "k=int4,v=absmax8,window=3",
     "k=float16,v=float32",
+    "k=mse2.5,v=mse3.25,window=3",
     "k=mse4,v=mse2,boundary=1@8,norms=float32",
 ]
 

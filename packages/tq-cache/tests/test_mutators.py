@@ -9,7 +9,12 @@ from tq_cache import DecoderCache, MultiHeadKVCache, PolicyMismatch, QuantizedKV
 from tq_core import InvalidSpec, ShapeMismatch
 
 HEADS, DIM = 2, 12
-POLICIES = ["k=mse4,v=mse3", "k=mse3,v=prod4,sinks=2,window=3", "k=int4,v=float16,window=1"]
+POLICIES = [
+    "k=mse4,v=mse3",
+    "k=mse3,v=prod4,sinks=2,window=3",
+    "k=int4,v=float16,window=1",
+    "k=mse2.25,v=mse3.5,window=2",
+]
 
 
 class PlainRow:

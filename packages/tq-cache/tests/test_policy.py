@@ -3,11 +3,12 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, Store
+from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, QuantizedKVCache, Store
 from tq_cache.grammar import Override
 from tq_core import TurboQuantError
 
@@ -15,7 +16,7 @@ stores = st.one_of(
     st.builds(
         Store,
         st.just("mse"),
-        st.integers(1, 8),
+        st.one_of(st.integers(1, 8), st.sampled_from([2.25, 2.5, 3.25, 3.5])),
         st.sampled_from(["unbiased", "mse", "norm", "plain"]),
         st.sampled_from([0, 3, 9, 65]),
     ),
@@ -96,6 +97,31 @@ def test_float_boundary_layers():
     assert str(policy.resolve(32).for_layer(2, 32)) == "k=mse4,v=int4,kscale=norm"
 
 
+@pytest.mark.parametrize("bits", [2.25, 2.5, 3.25, 3.5])
+def test_fractional_widths_in_all_forms_of_a_policy(bits):
+    text = f"k=mse{bits:g},v=mse4,kscale=mse,ksearch=9,boundary=1@8,layer3.v=mse{bits:g}"
+    policy = CachePolicy.parse(text)
+    assert str(policy) == text
+    assert policy.keys == Store("mse", bits, "mse", 9)
+    assert CachePolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+    assert str(policy.for_layer(0, 8)) == "k=mse8,v=mse8,kscale=mse,ksearch=9"
+    assert str(policy.for_layer(3, 8)) == f"k=mse{bits:g},v=mse{bits:g},kscale=mse,ksearch=9"
+    assert policy.is_experimental
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("mse", 2.75), ("mse", 4.0), ("prod", 2.5), ("int", 3.5), ("float", 16.0)])
+def test_a_store_of_a_width_that_does_not_exist(kind, bits):
+    with pytest.raises(InvalidPolicy, match=rf"'{kind}{bits}' does not exist"):
+        Store(kind, bits)
+
+
+@pytest.mark.parametrize(("bits", "row"), [(2.25, 36), (2.5, 40), (3.25, 52), (3.5, 56)])
+def test_a_token_of_a_fractional_width_takes_its_bits_and_a_scale(bits, row):
+    cache = QuantizedKVCache(128, f"k=mse{bits:g},v=mse{bits:g}")
+    cache.append(np.ones((10, 128), np.float32), np.ones((10, 128), np.float32))
+    assert cache.ledger().bits_per_value == 8 * (row + 2) / 128
+
+
 def test_order_spaces_and_defaults_do_not_matter():
     loose = " window=128, v=mse4 ,boundary=0@4,k=mse3, kscale=norm,vsearch=9,norms=float16,sinks=0"
     assert str(CachePolicy.parse(loose)) == "k=mse3,v=mse4,kscale=norm,vsearch=9,window=128"
@@ -128,6 +154,16 @@ def test_below_four_bit_keys_is_labelled_experimental():
         ("k=mse4,v=mse4,layer0.k=int4,layer0.kscale=norm", "apply to mse and prod, not to 'int4'"),
         ("k=mse9,v=mse4", r"'mse9' does not exist.*at character 1"),
         ("k=mse4,v=prod1", r"'prod1' does not exist.*at character 8"),
+        (
+            "k=mse2.75,v=mse4",
+            r"no store is called 'mse2\.75'; known: .*mse2\.25, mse2\.5, mse3\.25, mse3\.5.*at character 1",
+        ),
+        ("k=mse4,v=mse2.50", r"no store is called 'mse2\.50'.*at character 8"),
+        ("k=mse4.0,v=mse4", r"no store is called 'mse4\.0'"),
+        ("k=mse2.,v=mse4", r"no store is called 'mse2\.'"),
+        ("k=prod2.5,v=mse4", r"'prod2\.5' does not exist"),
+        ("k=mse4,v=int3.5", r"'int3\.5' does not exist"),
+        ("k=mse2.5,v=mse4,boundary=1@2.5", r"expected a whole number, got '2\.5'"),
         ("k=trellis4,v=mse4", "no store is called 'trellis4'"),
         ("k=float8,v=mse4", "'float8' does not exist"),
         ("k=MSE4,v=mse4", "no store is called 'MSE4'"),

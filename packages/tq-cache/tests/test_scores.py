@@ -5,7 +5,13 @@ import pytest
 
 from tq_cache import DecoderCache, MultiHeadKVCache, QuantizedKVCache
 
-POLICIES = ["k=mse4,v=mse4", "k=prod3,v=mse2,sinks=2,window=5", "k=int5,v=absmax3,window=3", "k=float16,v=float32"]
+POLICIES = [
+    "k=mse4,v=mse4",
+    "k=prod3,v=mse2,sinks=2,window=5",
+    "k=int5,v=absmax3,window=3",
+    "k=float16,v=float32",
+    "k=mse2.5,v=mse3.25",
+]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -15,6 +15,7 @@ POLICIES = [
     "k=mse4,v=mse3",
     "k=mse3,v=prod4,sinks=2,window=3",
     "k=int4,v=float16,window=1",
+    "k=mse3.25,v=mse2.5,ksearch=3,sinks=1,window=1,boundary=1@6",
     "k=absmax3,v=float32,norms=float32,sinks=1,window=2",
     "k=mse1,v=mse8,kscale=mse,vscale=norm,vsearch=3,boundary=1@5",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tq_cache.errors import InvalidPolicy
+from tq_core.radix import RADICES
 
 # kind -> (fewest bits, most bits); 16 and 32 bits are floats and name their own kind
 WIDTHS: Final = {"mse": (1, 8), "prod": (2, 8), "int": (2, 8), "absmax": (2, 8), "float": (16, 32)}
@@ -12,19 +13,21 @@ SCALES: Final = ("unbiased", "mse", "norm", "plain")
 SCALED: Final = ("mse", "prod")  # kinds that have a scale rule and a scale search
 MAX_SEARCH: Final = 65
 
-_NAME: Final = re.compile(r"([a-z]+)([0-9]{1,3})")
+FRACTIONS: Final = {f"{bits:g}": bits for bits in RADICES}  # mse alone has them
+
+_NAME: Final = re.compile(r"([a-z]+)([0-9]{1,3}(?:\.[0-9]{1,2})?)")
 
 
 @dataclass(frozen=True)
 class Store:
-    """`mse4`, `prod3`: TurboQuant; `int4`, `absmax4`: plain per-token integers; `float16`, `float32`: no codes.
+    """`mse4`, `mse2.5`, `prod3`: TurboQuant; `int4`, `absmax4`: per-token integers; `float16`, `float32`: no codes.
 
     int is min-max affine (two scalars a token), absmax symmetric (one). `scale` and `search` are those of
     `tq_core.VectorCodec` and apply to mse and prod alone.
     """
 
     kind: str
-    bits: int
+    bits: int | float
     scale: str = "unbiased"
     search: int = 0
 
@@ -32,6 +35,9 @@ class Store:
         if self.kind not in WIDTHS:
             raise InvalidPolicy(f"no store is called {self.name!r}; known: {known_names()}", self.name)
         low, high = WIDTHS[self.kind]
+        is_fraction = isinstance(self.bits, float)
+        if is_fraction and (self.kind != "mse" or self.bits not in RADICES):
+            raise InvalidPolicy(f"{self.name!r} does not exist; known: {known_names()}", self.name)
         if not low <= self.bits <= high or (self.kind == "float" and self.bits not in (16, 32)):
             raise InvalidPolicy(f"{self.name!r} does not exist; known: {known_names()}", self.name)
         if self.scale not in SCALES:
@@ -48,9 +54,9 @@ class Store:
     def parse(cls, name: str) -> "Store":
         """The store of a name such as `mse4`, with default scale rule and no search."""
         match = _NAME.fullmatch(name)
-        if match is None or match[1] not in WIDTHS:
+        if match is None or match[1] not in WIDTHS or ("." in match[2] and match[2] not in FRACTIONS):
             raise InvalidPolicy(f"no store is called {name!r}; known: {known_names()}", name)
-        return cls(match[1], int(match[2]))
+        return cls(match[1], FRACTIONS[match[2]] if "." in match[2] else int(match[2]))
 
     @property
     def name(self) -> str:
@@ -74,4 +80,4 @@ class Store:
 def known_names() -> str:
     """All names, in a few words."""
     spans = [f"{kind}{low}..{kind}{high}" for kind, (low, high) in WIDTHS.items() if kind != "float"]
-    return ", ".join([*spans, "float16", "float32"])
+    return ", ".join([*spans, *(f"mse{text}" for text in FRACTIONS), "float16", "float32"])

@@ -58,6 +58,7 @@ def rotation_bytes(rotation: Rotation) -> bytes:
 
 def plan_bytes(plan: ScalarPlan) -> bytes:
     """What `pack_plan` hands to the C code."""
+    assert isinstance(plan.codebook, Codebook)  # the backend leaves fractional widths to numpy's code
     return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
 
 
