@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 from typing import Any, Final
 
-from tq_cache import CachePolicy
-from tq_cache.stores import WIDTHS
+from tq_cache import CachePolicy, InvalidPolicy
 from tq_core import InvalidSpec
 from tq_trace.document import Column, Document, Plot, Sheet, plain, small, whole
 from tq_trace.replay import Progress, replay
@@ -20,6 +19,9 @@ from tq_trace.trace_set import TraceSet
 
 KINDS: Final = ("mse", "trellis")
 """Families of stores that are searched, where tq_cache has them; the others are for comparison and never better."""
+
+BITS: Final = (1, 2, 2.25, 2.5, 3, 3.25, 3.5, 4, 5, 6, 7, 8)
+"""Widths that are searched, where a family has them."""
 
 MEAN_TOKENS: Final = 64
 SINKS: Final = 4
@@ -148,12 +150,20 @@ def advise(
 
 
 def sides() -> tuple[list[str], list[str]]:
-    """Parts of policies for keys, with and without removal of their mean, and for values: every width of KINDS."""
-    stores = [
-        f"{kind}{bits}" for kind in KINDS if kind in WIDTHS for bits in range(WIDTHS[kind][0], WIDTHS[kind][1] + 1)
-    ]
-    means = ("", f",kmean={MEAN_TOKENS}") if hasattr(CachePolicy, "kmean") else ("",)
+    """Parts of policies for keys, with and without removal of their mean, and for values: all of KINDS and BITS."""
+    names = (f"{kind}{bits:g}" for kind in KINDS for bits in BITS)
+    stores = [name for name in names if _exists(f"k={name},v={name}")]
+    means = [mean for mean in ("", f",kmean={MEAN_TOKENS}") if _exists(f"k=mse4,v=mse4{mean}")]
     return [f"k={store}{mean}" for store in stores for mean in means], [f"v={store}" for store in stores]
+
+
+def _exists(policy: str) -> bool:
+    """Whether the installed tq_cache reads it."""
+    try:
+        CachePolicy.parse(policy)
+    except InvalidPolicy:
+        return False
+    return True
 
 
 def additions(policy: str, layers: int) -> list[str]:

@@ -9,7 +9,7 @@ from tq_trace.formats import visible
 STYLE: Final = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: #f5f7fa; margin: 0; }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 48px; }
+main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 48px; }
 h1 { font-size: 24px; margin: 0 0 2px; }
 h2 { font-size: 17px; margin: 30px 0 8px; }
 p.heading { margin: 0 0 18px; color: #52606d; }
@@ -17,8 +17,8 @@ figure, .sheet { background: #fff; border: 1px solid #e4e7eb; border-radius: 8px
 .sheet { overflow-x: auto; padding: 0; }
 figcaption { font-weight: 600; margin-bottom: 8px; }
 figure svg { width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 5px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid #eceff2; }
+table { border-collapse: collapse; font-size: 12.5px; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: 5px 7px; text-align: right; white-space: nowrap; border-bottom: 1px solid #eceff2; }
 th { background: #f0f4f8; font-weight: 600; }
 td.text, th.text { text-align: left; }
 td.policy { font-family: ui-monospace, monospace; font-size: 12px; }

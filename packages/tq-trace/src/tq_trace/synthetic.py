@@ -1,6 +1,7 @@
 """Synthetic traces: keys, values and queries made from a seed, with the structure that a workload's knobs ask for."""
 
 from dataclasses import fields
+from math import sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -65,7 +66,7 @@ def _head(workload: Workload, random: np.random.Generator, positions: NDArray[np
     gaze = _unit(random.standard_normal(dim, np.float32))
     found = []
     for _ in range(workload.samples):
-        varying = random.standard_normal((tokens, dim), np.float32) * loud / np.sqrt(dim)
+        varying = random.standard_normal((tokens, dim), np.float32) * loud / sqrt(dim)
         keys = _turned(varying + workload.key_mean * mean, np.arange(tokens), workload.rope)
         keys *= np.exp(workload.norm_tail * random.standard_normal((tokens, 1), np.float32))
         keys *= workload.norm_ratio / np.median(np.linalg.norm(keys, axis=1))
@@ -106,10 +107,10 @@ def _queries(workload: Workload, random: np.random.Generator, keys: F32, positio
     noise = _turned(random.standard_normal((count, dim), np.float32), at, workload.rope)
     targets = (random.random(count) * (at + 1)).astype(np.int64)
     centre = keys.mean(axis=0, dtype=np.float64).astype(np.float32)
-    pointed = _unit(keys[targets] - centre) * np.float32(np.sqrt(dim))
+    pointed = _unit(keys[targets] - centre) * np.float32(sqrt(dim))
     queries: F32 = np.float32((1 - workload.focus) ** 0.5) * noise + np.float32(workload.focus**0.5) * pointed
     if workload.logit_std:
-        logits = (queries @ (keys - centre).T) / np.float32(np.sqrt(dim))
+        logits = (queries @ (keys - centre).T) / np.float32(sqrt(dim))
         spread = float(logits.std())
         queries *= np.float32(workload.logit_std / spread) if spread else np.float32(1)
     return queries
@@ -124,7 +125,7 @@ def _set_sinks(workload: Workload, keys: F32, values: F32, queries: F32, gaze: F
         rows -= (rows @ gaze)[:, None] * gaze
     attention = GAZE * np.sqrt(np.mean(np.einsum("nd,nd->n", queries, queries)))
     queries += np.float32(attention) * gaze
-    keys[first] += np.float32(workload.sink_logit * np.sqrt(workload.head_dim) / attention) * gaze
+    keys[first] += np.float32(workload.sink_logit * sqrt(workload.head_dim) / attention) * gaze
     values[first] = SINK_VALUE * _unit(values[first])
 
 
@@ -134,6 +135,7 @@ def _unit(rows: F32) -> F32:
 
 
 def _as_dtype(array: F32, dtype: str) -> Any:
+    assert array.dtype == np.float32, array.dtype  # a float64 scalar anywhere above would widen it
     if dtype == "float32":
         return array
     if dtype == "float16":
