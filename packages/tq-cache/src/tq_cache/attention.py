@@ -29,6 +29,12 @@ class View(NamedTuple):
     last: NDArray[np.int64]  # (n,)
     mask: NDArray[np.bool_] | None  # (lanes, heads a lane, n, tokens), each of the first three possibly 1
 
+    def of(self, lanes: list[int]) -> "View":
+        """The view of some lanes."""
+        if self.mask is None or self.mask.shape[0] == 1:
+            return self
+        return self._replace(mask=self.mask[lanes])
+
 
 class State(NamedTuple):
     """Online softmax over the tokens seen so far, for (lanes, heads a lane, n) queries."""
@@ -70,7 +76,8 @@ def attend(
     lanes, heads, count, _ = queries.shape
     out = np.zeros((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys.dim, values.dim, heads, count, workspace_bytes)
-    fused = fused_attention(keys.codec, values.codec, accuracy) if _is_shared(view.mask) else None
+    can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
+    fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
     for start in range(0, count, rows):
         part = slice(start, min(start + rows, count))
         mask = view.mask if view.mask is None or view.mask.shape[2] == 1 else view.mask[:, :, part]
@@ -112,7 +119,10 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
         limits=np.ascontiguousarray(limits),
         mask=mask,
     )
-    return State(found.maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
+    maxima = found.maxima
+    if keys.has_mean:
+        maxima = maxima + np.float32(asked.scale) * keys.shifts(asked.queries)
+    return State(maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
 
 
 def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
-from tq_cache.stores import Store
+from tq_cache.split import SplitCodec
+from tq_cache.stores import AnyStore, SplitStore, Store
 from tq_core import Encoded, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
@@ -120,8 +121,11 @@ def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> Fuse
     return made[accuracy]
 
 
-def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
+def codec_for(store: AnyStore, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
     """The codec of a store. Raises what tq_core raises for a bad dim, seed or backend."""
+    if isinstance(store, SplitStore):
+        high = codec_for(store.high, store.channels, norms, seed, backend)
+        return SplitCodec(high, codec_for(store.rest, dim - store.channels, norms, seed, backend), store.channels)
     if store.kind == "float":
         return FloatCodec(dim, int(store.bits))
     if store.kind in ("int", "absmax"):
