@@ -34,8 +34,9 @@ def answers(queries, keys, values, positions, scores=None):
     for head in range(HEADS):
         for query, position in enumerate(positions):
             seen = slice(0, position + 1)
-            products = keys[head, seen] @ queries[head, query] if scores is None else scores[head, query, seen]
-            weights = softmax(SCALE * products.astype(np.float64))
+            own = keys[head, seen] @ queries[head, query] if scores is None else scores[head, query, seen]
+            products = own.astype(np.float64)
+            weights = softmax(SCALE * products)
             yield head, query, SCALE * products, weights, weights @ values[head, seen].astype(np.float64)
 
 

@@ -57,6 +57,26 @@ def test_figures_are_those_of_a_cache_that_is_filled_token_by_token(traces, repo
     assert row["kl_mean"] == pytest.approx(np.mean([head["kl_mean"] for head in row.heads]))
 
 
+@pytest.mark.parametrize("policy", ["k=mse3,v=mse4,kmean=16", "k=mse3x8+mse2,v=mse2.5,ksplit=12"])
+def test_what_a_cache_learns_from_its_first_tokens_is_learned_in_a_replay(traces, policy):
+    row = replay(traces, [policy], baselines=(), times=False).rows[1]
+    for head in row.heads:
+        kl, error, _ = by_hand(traces[head["layer"], head["head"]], policy)
+        assert head["kl_mean"] == pytest.approx(kl, rel=1e-4)
+        assert head["output_error"] == pytest.approx(error, rel=1e-4)
+
+
+def test_heads_follow_options_of_their_own(traces):
+    rows = replay(traces, ["k=mse2,v=mse2,layer1.head0.k=mse8"], baselines=(), times=False).rows
+    errors = {(head["layer"], head["head"]): head["kl_mean"] for head in rows[1].heads}
+    assert errors[1, 0] < 0.01 * min(errors[0, 0], errors[0, 1], errors[1, 1])
+
+
+def test_options_of_heads_need_all_heads_of_a_layer(traces):
+    with pytest.raises(InvalidPolicy, match=r"layer 1 of the trace holds heads \(1,\) together"):
+        replay(traces[1, 1], ["k=mse2,v=mse2,layer1.head1.k=mse8"], times=False)
+
+
 def test_all_at_once_and_step_by_step_are_the_same_where_there_is_no_window(traces):
     task = next(tasks(traces))
     method = method_of("k=mse4,v=mse3,sinks=3", Setting(0, "auto", 2, "float16"))

@@ -38,7 +38,7 @@ class Point:
     """A policy that was replayed while searching."""
 
     policy: str
-    cache_bytes: int
+    token_bytes: int
     kl_mean: float
     output_error: float
     on_frontier: bool = False
@@ -65,11 +65,11 @@ class Advice:
     @property
     def frontier(self) -> list[Point]:
         """Policies that no other one beats in bytes and error, by rising bytes."""
-        return sorted((point for point in self.points if point.on_frontier), key=lambda point: point.cache_bytes)
+        return sorted((point for point in self.points if point.on_frontier), key=lambda point: point.token_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `proof` is the report of a replay."""
-        points = sorted((point.to_dict() for point in self.points), key=lambda one: (one["cache_bytes"], one["policy"]))
+        points = sorted((point.to_dict() for point in self.points), key=lambda one: (one["token_bytes"], one["policy"]))
         return {
             "kind": "tq-trace advice",
             "policy": self.policy,
@@ -83,13 +83,13 @@ class Advice:
         proof = view(self.proof)
         columns = (
             Column("policy", "policy", str, True),
-            Column("cache_bytes", "bytes", whole),
+            Column("token_bytes", "bytes", whole),
             Column("bits", "bits/value", plain(2)),
             Column("kl_mean", "KL mean", small),
             Column("output_error", "out. error", small),
         )
         numbers = self.row.float16_bytes / 2
-        rows = [point.to_dict() | {"bits": 8 * point.cache_bytes / numbers} for point in self.frontier]
+        rows = [point.to_dict() | {"bits": 8 * point.token_bytes / numbers} for point in self.frontier]
         frontier = Sheet(f"Frontier of {len(self.points)} policies, on the queries of the search", columns, rows)
 
         def plots() -> Sequence[Plot]:
@@ -116,14 +116,23 @@ def advise(
 ) -> Advice:
     """The policy of least attention-output error within `budget_bytes`, or of fewest bytes within `max_kl`.
 
-    `budget_bytes` counts the whole cache of all tokens of the trace, tables included. `max_kl` bounds the mean KL of
+    `budget_bytes` counts the cache of all tokens of the trace: codes, norms, exact tokens, means; not the tables, which
+    are the same for one head and for a whole model. `max_kl` bounds the mean KL of
     attention weights, and the part of the output error that values cause by sqrt(2 max_kl), which is what such a KL
     bounds it to (Pinsker). Raises InvalidSpec where no policy of the search gets there, and says what would.
     """
     traces = trace if isinstance(trace, TraceSet) else TraceSet([trace])
     goal = _Goal(budget_bytes, max_kl)
     stage = _Stages(progress, 3)
-    options = {"queries": QUERIES, "seed": seed, "backend": backend, "baselines": (), "times": False}
+    late = max(one.tokens for one in traces) // 2  # where windows are full and whatever is learned is known
+    options = {
+        "from_position": late,
+        "queries": QUERIES,
+        "seed": seed,
+        "backend": backend,
+        "baselines": (),
+        "times": False,
+    }
 
     def rows(policies: Iterable[str], label: str) -> list[Row]:
         report = replay(traces, list(dict.fromkeys(policies)), progress=stage.next(label), **options)  # type: ignore[arg-type]
@@ -178,7 +187,7 @@ class _Pair:
     """A key and a value store with what is expected of both together: bytes and squared errors add."""
 
     text: str
-    cache_bytes: float
+    token_bytes: float
     kl_mean: float
     output_error: float
     value_error: float
@@ -186,10 +195,11 @@ class _Pair:
 
 def _pairs(found: Sequence[Row], keys: int) -> list[_Pair]:
     pairs = []
+    exact = found[0].float16_bytes  # half of it in each row, as the side that is not coded
     for key in found[:keys]:
         for value in found[keys:]:
             kept = key.policy.replace(",v=float16", f",{value.policy.split(',')[1]}")
-            size = key.cache_bytes + value.cache_bytes - key.float16_bytes
+            size = key.token_bytes + value.token_bytes - exact
             error = hypot(key["output_error"] or 0.0, value["output_error"] or 0.0)
             pairs.append(_Pair(kept, size, key["kl_mean"], error, value["output_error"] or 0.0))
     return pairs
@@ -210,22 +220,22 @@ class _Goal:
     def nearest(self, pairs: Sequence[_Pair], share: float) -> list[_Pair]:
         """The few pairs that promise most; `share` tightens the bound, to leave room for what is added to them."""
         if self.budget is not None:
-            fit = [pair for pair in pairs if pair.cache_bytes <= self.budget * share]
-            ranked = sorted(fit, key=lambda pair: (pair.output_error, pair.cache_bytes))
-            return (ranked or sorted(pairs, key=lambda pair: pair.cache_bytes))[:PAIRS]
+            fit = [pair for pair in pairs if pair.token_bytes <= self.budget * share]
+            ranked = sorted(fit, key=lambda pair: (pair.output_error, pair.token_bytes))
+            return (ranked or sorted(pairs, key=lambda pair: pair.token_bytes))[:PAIRS]
         bound = (self.max_kl or 0.0) * (2 - share)  # additions lower the error: start a little outside
         fit = [pair for pair in pairs if pair.kl_mean <= bound and pair.value_error <= sqrt(2 * bound)]
-        ranked = sorted(fit, key=lambda pair: (pair.cache_bytes, pair.output_error))
+        ranked = sorted(fit, key=lambda pair: (pair.token_bytes, pair.output_error))
         return (ranked or sorted(pairs, key=lambda pair: pair.output_error))[:PAIRS]
 
     def best(self, rows: Sequence[Row]) -> Row:
         """The best of what was replayed; among errors that are close, the fewest bytes, then the shortest policy."""
         if self.budget is not None:
-            fit = [row for row in rows if row.cache_bytes <= self.budget]
+            fit = [row for row in rows if row.token_bytes <= self.budget]
             if not fit:
-                least = min(rows, key=lambda row: row.cache_bytes)
+                least = min(rows, key=lambda row: row.token_bytes)
                 raise InvalidSpec(
-                    f"no policy holds this trace in {self.budget:,} bytes; {least.policy} takes {least.cache_bytes:,}"
+                    f"no policy holds this trace in {self.budget:,} bytes; {least.policy} takes {least.token_bytes:,}"
                 )
             error = min(row["output_error"] or 0.0 for row in fit)
             fit = [row for row in fit if (row["output_error"] or 0.0) <= error * (1 + CLOSE)]
@@ -239,7 +249,7 @@ class _Goal:
             if not fit:
                 least = min(rows, key=lambda row: row["kl_mean"])
                 raise InvalidSpec(f"no policy keeps the KL within {bound:g}; {least.policy} has {least['kl_mean']:.3g}")
-        return min(fit, key=lambda row: (row.cache_bytes, len(row.policy), row.policy))
+        return min(fit, key=lambda row: (row.token_bytes, len(row.policy), row.policy))
 
 
 class _Stages:
@@ -260,11 +270,11 @@ class _Stages:
 
 def _marked(rows: Sequence[Row]) -> list[Point]:
     """Points, with those marked that no other one beats in both bytes and error."""
-    ordered = sorted(rows, key=lambda row: (row.cache_bytes, row["output_error"] or 0.0, row.policy))
+    ordered = sorted(rows, key=lambda row: (row.token_bytes, row["output_error"] or 0.0, row.policy))
     points, least = [], float("inf")
     for row in ordered:
         error = row["output_error"] or 0.0
-        points.append(Point(row.policy, row.cache_bytes, row["kl_mean"], error, error < least))
+        points.append(Point(row.policy, row.token_bytes, row["kl_mean"], error, error < least))
         least = min(least, error)
     return points
 

@@ -130,7 +130,7 @@ def replay(
 
 @click.command()
 @files_argument
-@click.option("--budget-bytes", type=click.IntRange(1), help="The whole cache of the trace's tokens in so many bytes.")
+@click.option("--budget-bytes", type=click.IntRange(1), help="The trace's tokens in so many bytes, all heads.")
 @click.option("--budget-bits", type=float, help="The same as bits a cached number.")
 @click.option("--max-kl", type=float, help="Mean KL of attention weights, in nats, at most.")
 @click.option("--times/--no-times", default=True, help="Time the stages of the proof as well.")

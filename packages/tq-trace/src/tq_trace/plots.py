@@ -39,7 +39,7 @@ def frontier_plot(points: Sequence[Mapping[str, Any]], chosen: str) -> Plot:
     axis.set(xscale="log", yscale="log", xlabel="bytes of the cache", ylabel="output error")
     _grid(axis)
     others = [point for point in points if not point["on_frontier"]]
-    edge = sorted((point for point in points if point["on_frontier"]), key=lambda point: point["cache_bytes"])
+    edge = sorted((point for point in points if point["on_frontier"]), key=lambda point: point["token_bytes"])
     axis.scatter(*_pairs(others), s=18, color="#9aa5b1", label="searched")
     axis.plot(*_pairs(edge), color=COLOURS["policy"], marker="o", markersize=5, label="frontier")
     best = [point for point in points if point["policy"] == chosen]
@@ -52,7 +52,7 @@ def frontier_plot(points: Sequence[Mapping[str, Any]], chosen: str) -> Plot:
 
 def _pairs(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
     return (
-        [point["cache_bytes"] for point in points],
+        [point["token_bytes"] for point in points],
         [max(point["output_error"] or 0.0, LEAST) for point in points],
     )
 

@@ -27,16 +27,19 @@ class PolicyMethod:
 
     def start(self, task: Task) -> Run:
         """As Method: at once where no token ever changes its form, else step by step as a decoder would."""
-        return _Stepped(self, task) if self.is_stateful(task.layer) else _AtOnce(self, task)
+        return _Stepped(self, task) if self.is_stateful(task) else _AtOnce(self, task)
 
     def stages(self, task: Task) -> Stages | None:
         """As Method."""
         return _Stages(self, task)
 
-    def is_stateful(self, layer: int) -> bool:
-        """Whether what a token is held as in that layer depends on how many came after it."""
-        own = self.policy.for_layer(layer, self.setting.layers)
-        return bool(own.window)
+    def is_stateful(self, task: Task) -> bool:
+        """Whether what a token is held as depends on how many came after it: windows, and whatever is learned."""
+        for head in range(len(task.heads)):
+            own = self.policy.for_layer(task.layer, self.setting.layers, head)
+            if own.window or own.kmean or own.keys.channels or own.values.channels:
+                return True
+        return False
 
     def cache(self, task: Task) -> DecoderCache:
         """An empty cache of the whole model with the heads of a task."""

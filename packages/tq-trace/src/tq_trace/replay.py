@@ -36,6 +36,7 @@ def replay(
     baselines: Sequence[str] | None = None,
     top_k: int = TOP_K,
     queries: int = 0,
+    from_position: int = 0,
     seed: int = 0,
     backend: str = "auto",
     times: bool = True,
@@ -44,13 +45,14 @@ def replay(
     """Errors, bytes and times of each policy on a trace, beside exact attention and the baselines, in one report.
 
     `policies`: strings or presets of tq_cache, or names of baselines. `baselines`: what else to show, by default plain
-    integers, KIVI and, where installed, faiss. `queries` > 0 takes so many of each sample's queries, evenly. `backend`
-    is that of tq_core. Nothing but `times` and `machine` differs between two runs.
+    integers, KIVI and, where installed, faiss. `queries` > 0 takes so many of each sample's queries, evenly;
+    `from_position` leaves earlier ones out, where there are later ones. `backend` is that of tq_core.
+    Nothing but `times` and `machine` differs between two runs.
     Raises InvalidPolicy or PolicyMismatch for policies, BackendUnavailable for backends, InvalidSpec for the rest, and
     NotFinite where the trace holds what is not.
     """
     traces = trace if isinstance(trace, TraceSet) else TraceSet([trace])
-    for name, value, least in (("top_k", top_k, 1), ("queries", queries, 0)):
+    for name, value, least in (("top_k", top_k, 1), ("queries", queries, 0), ("from_position", from_position, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidSpec(f"{name} is a whole number, {least} or more, got {value!r:.40}")
     dtypes = {one.dtypes[name] for one in traces for name in ("keys", "values")}
@@ -63,7 +65,8 @@ def replay(
     by_name = {name: method for name, (_, method) in methods.items()}
     table = _Table(by_name)
     total = count(traces)
-    for done, answers in enumerate(_in_turn(lambda task: answer(by_name, task, top_k), tasks(traces, queries)), 1):
+    chosen = tasks(traces, queries, from_position)
+    for done, answers in enumerate(_in_turn(lambda task: answer(by_name, task, top_k), chosen), 1):
         table.add(answers)
         if progress:
             progress(done, max(done, total), f"layer {answers.task.layer}")
@@ -77,6 +80,7 @@ def replay(
         trace=facts(traces),
         protocol={
             "queries": table.queries,
+            "from_position": from_position,
             "top_k": top_k,
             "seed": seed,
             "model_layers": setting.layers,

@@ -38,6 +38,11 @@ class Row:
     along: Sequence[Mapping[str, Any]] = ()
 
     @property
+    def token_bytes(self) -> int:
+        """`cache_bytes` without the tables, which are the same for any number of tokens, layers and heads."""
+        return self.cache_bytes - self.ledger.get("tables", 0)
+
+    @property
     def ratio(self) -> float:
         """Bytes of a float16 cache of the same tokens over `cache_bytes`."""
         return self.float16_bytes / self.cache_bytes

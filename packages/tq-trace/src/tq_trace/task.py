@@ -62,8 +62,11 @@ class Task:
         )
 
 
-def tasks(traces: TraceSet, queries: int = 0) -> Iterator[Task]:
-    """All tasks in order of layer; `queries` > 0 takes that many of each sample's queries, evenly over positions."""
+def tasks(traces: TraceSet, queries: int = 0, from_position: int = 0) -> Iterator[Task]:
+    """All tasks in order of layer; `queries` > 0 takes that many of each sample's queries, evenly over positions.
+
+    Queries below `from_position` are left out, save in samples that have no others.
+    """
     for layer in traces.layers:
         members = [trace for trace in traces if trace.layer == layer]
         for sample in range(max(map(len, members))):
@@ -72,7 +75,7 @@ def tasks(traces: TraceSet, queries: int = 0) -> Iterator[Task]:
                 if sample < len(trace):
                     groups.setdefault(_form(trace, sample), []).append(trace)
             for group in groups.values():
-                yield _task(group, sample, traces.model_layers, queries)
+                yield _task(group, sample, traces.model_layers, queries, from_position)
 
 
 def count(traces: TraceSet) -> int:
@@ -86,8 +89,11 @@ def _form(trace: KvTrace, sample: int) -> tuple[object, ...]:
     return (trace.tokens, trace.head_dim, trace.value_dim, trace.query_count, dtypes, positions)
 
 
-def _task(group: list[KvTrace], sample: int, layers: int, queries: int) -> Task:
-    order = np.argsort(group[0].query_positions[sample], kind="stable")
+def _task(group: list[KvTrace], sample: int, layers: int, queries: int, from_position: int) -> Task:
+    positions = group[0].query_positions[sample]
+    order = np.argsort(positions, kind="stable")
+    if positions[order[-1]] >= from_position:
+        order = order[positions[order] >= from_position]
     if queries and queries < len(order):
         order = order[np.linspace(0, len(order) - 1, queries).round().astype(np.int64)]
     picked = [trace.sample(sample) for trace in group]
@@ -99,5 +105,5 @@ def _task(group: list[KvTrace], sample: int, layers: int, queries: int) -> Task:
         np.stack([one.keys for one in picked]),
         np.stack([one.values for one in picked]),
         np.stack([one.queries[order] for one in picked]),
-        picked[0].query_positions[order],
+        positions[order],
     )
