@@ -69,7 +69,9 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "backends": report.protocol["backends"],
         "bars": BARS,
         "result": found,
-        "figures": {row.policy: {"kl_mean": row["kl_mean"], "output_error": row["output_error"]} for row in report.rows},
+        "figures": {
+            row.policy: {"kl_mean": row["kl_mean"], "output_error": row["output_error"]} for row in report.rows
+        },
     }
 
 
