@@ -5,6 +5,7 @@ import shlex
 from importlib.metadata import metadata
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from tq_trace import KvTrace
@@ -20,7 +21,7 @@ def blocks(language):
 def test_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     python = blocks("python")
-    assert len(python) == 2
+    assert len(python) == 4
     assert len(python[0].strip().splitlines()) <= 10
     names = {}
     for block in python:
@@ -28,8 +29,10 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     assert "2 128 64 float16" in capsys.readouterr().out
     assert names["scores"].shape == (KvTrace.load("my-trace.safetensors").query_positions[1, 0] + 1,)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("tq-trace ")]
-    assert len(commands) == 3
+    assert len(commands) == 6
     for command in commands:
+        if "html" in command:
+            pytest.importorskip("matplotlib", reason="pages need the extra tq-trace[report]")
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, result.output
     assert Path("facts.json").exists()
