@@ -35,9 +35,13 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         ]
     for side, ready in work:
         side.reserve(ready)
+    learning = [side for side, ready in work if side.basis is None and ready.basis is not None]
     for side, ready in work:
         side.commit(ready)
-    return [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
+    quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
+    for side in learning:  # nothing waits any more
+        side.recent.trim()
+    return quantized
 
 
 def keys(layers: Sequence[Layer], start: int, stop: int) -> F32:
