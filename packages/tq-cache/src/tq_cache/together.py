@@ -35,12 +35,13 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         ]
     for side, ready in work:
         side.reserve(ready)
-    learning = [side for side, ready in work if side.basis is None and ready.basis is not None]
+    learning = [layer for layer in layers if not layer.is_ready]
     for side, ready in work:
         side.commit(ready)
     quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
-    for side in learning:  # nothing waits any more
-        side.recent.trim()
+    for layer in learning:
+        if layer.is_ready:  # nothing waits any more
+            layer.trim()
     return quantized
 
 
