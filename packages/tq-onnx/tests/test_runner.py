@@ -22,6 +22,8 @@ FORMS = [
     pytest.param({"numbers": (1, 5, 6), "kv_heads": 1}, id="holes-in-layers"),
     pytest.param({"dtype": "float16"}, id="float16-cache"),
     pytest.param({"dtype": "float16", "logits": "float16"}, id="float16-throughout"),
+    pytest.param({"numbers": (2, 4), "states": ("past_conv.0", "past.1.conv")}, id="hybrid"),
+    pytest.param({"inputs": ("logits_to_keep", "attention_mask", "position_ids")}, id="logits-to-keep"),
 ]
 
 POLICIES = [
@@ -54,6 +56,8 @@ class Naive:
         for layer in facts.layers:
             for name, dim in ((layer.past_key, facts.key_dim), (layer.past_value, facts.value_dim)):
                 self.past[name] = np.zeros((batch, facts.kv_heads, 0, dim), facts.cache_dtype)
+        for state in facts.states:
+            self.past[state.past] = np.zeros((batch, *state.shape), state.dtype)
         self.cache = None
         if policy is not None:
             sizes = (len(facts.layers), facts.kv_heads, facts.key_dim)
@@ -68,6 +72,7 @@ class Naive:
             "cache_position": positions,
             "use_cache_branch": np.array([self.length > 0]),
             "num_logits_to_keep": np.array(0),
+            "logits_to_keep": np.zeros(1, np.int64),
         }
         feeds = {name: values[name] for name in self.bundle.signature.optional}
         outputs = [output.name for output in self.bundle.session().get_outputs()]
@@ -78,6 +83,8 @@ class Naive:
             if self.cache is not None:
                 keys, values = self.cache.update(keys[:, :, -count:], values[:, :, -count:], index)
             self.past[layer.past_key], self.past[layer.past_value] = keys, values
+        for state in self.bundle.signature.states:
+            self.past[state.past] = by_name[state.present]
         self.length = total
         return by_name["logits"].astype(np.float32)
 
