@@ -98,6 +98,14 @@ class Bundle:
             raise InvalidText(f"the tokenizer of {self.folder.name} refuses the text: {one_line(error)}") from error
         return ids
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the special tokens that its tokenizer puts around a text."""
+        try:
+            ids: list[int] = self.tokenizer.encode(text).ids
+        except Exception as error:  # the tokenizer raises bare Exception
+            raise InvalidText(f"the tokenizer of {self.folder.name} refuses the text: {one_line(error)}") from error
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

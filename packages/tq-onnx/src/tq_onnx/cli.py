@@ -11,6 +11,7 @@ import click
 
 from tq_core import TurboQuantError
 from tq_onnx.command_evaluate import evaluate
+from tq_onnx.command_generate import generate
 from tq_onnx.command_inspect import inspect
 
 
@@ -20,7 +21,7 @@ def cli() -> None:
     """Real ONNX decoders with a quantized key/value cache, measured against their exact selves."""
 
 
-for command in (evaluate, inspect):
+for command in (evaluate, generate, inspect):
     cli.add_command(command)
 
 

@@ -16,6 +16,11 @@ def read_text(path: Path | None, bundle: Path) -> str:
         path = bundle / "validation.txt"
         if not path.is_file():
             raise BundleNotFound(f"{bundle} has no validation.txt to measure on; pass --text FILE")
+    return read_utf8(path)
+
+
+def read_utf8(path: Path) -> str:
+    """A text file, or InvalidText where it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -96,6 +96,12 @@ class DecoderRunner:
         self.tokens, self.padding = stop, padding
         return logits
 
+    def check(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Raise what `step` or `prefill` would refuse of these arguments; nothing is run."""
+        ids = self._checked(tokens)
+        if mask is not None:
+            self._padding(mask, ids.shape)
+
     def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None, *, chunk: int = CHUNK) -> NDArray[np.float32]:
         """Logits (batch, vocabulary) of the last of `tokens` (batch, n), run in chunks of at most `chunk` tokens.
 
