@@ -144,7 +144,7 @@ EXPORTERS = {  # versions that worked together; the two sets cannot share an env
 
 
 @nox.session(venv_backend="venv")  # pip, for the reason above
-@nox.parametrize("exporter", EXPORTERS, ids=EXPORTERS)
+@nox.parametrize("exporter", [*EXPORTERS], ids=[*EXPORTERS])
 def exporters(session: nox.Session, exporter: str) -> None:
     """Bundles made on the spot by real exporters from random small models, then inspected, run and evaluated."""
     script, packages = EXPORTERS[exporter]

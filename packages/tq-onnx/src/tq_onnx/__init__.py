@@ -1,6 +1,7 @@
 """True end-to-end decoding of ONNX language models with a quantized key/value cache, and its measurement."""
 
 from tq_onnx.bundle import Bundle
+from tq_onnx.capturing import capture
 from tq_onnx.errors import BundleNotFound, InvalidText, StepFailed, UnsupportedBundle
 from tq_onnx.evaluation import DEFAULT_POLICIES, evaluate
 from tq_onnx.generation import generate, generate_batch
@@ -22,6 +23,7 @@ __all__ = [
     "StepFailed",
     "TextStream",
     "UnsupportedBundle",
+    "capture",
     "evaluate",
     "generate",
     "generate_batch",

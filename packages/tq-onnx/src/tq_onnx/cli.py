@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from tq_core import TurboQuantError
+from tq_onnx.command_capture import capture
 from tq_onnx.command_evaluate import evaluate
 from tq_onnx.command_generate import generate
 from tq_onnx.command_inspect import inspect
@@ -21,7 +22,7 @@ def cli() -> None:
     """Real ONNX decoders with a quantized key/value cache, measured against their exact selves."""
 
 
-for command in (evaluate, generate, inspect):
+for command in (capture, evaluate, generate, inspect):
     cli.add_command(command)
 
 
