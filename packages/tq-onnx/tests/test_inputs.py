@@ -290,11 +290,18 @@ def test_logits_of_another_rank_are_refused() -> None:
         read_signature([IDS, *inputs], [Tensor("logits", ("batch", 1024), "float32"), *outputs])
 
 
-@pytest.mark.parametrize("name", ["inputs_embeds", "token_type_ids", "encoder_hidden_states"])
+@pytest.mark.parametrize("name", ["inputs_embeds", "token_type_ids", "cross_states"])
 def test_unknown_input_is_refused_by_name(name: str) -> None:
     inputs, outputs = layer()
     with pytest.raises(UnsupportedBundle, match=f"input '{name}' .* is unknown"):
         read_signature([IDS, Tensor(name, ("batch", "tokens"), "int64"), *inputs], [LOGITS, *outputs])
+
+
+@pytest.mark.parametrize("name", ["encoder_hidden_states", "encoder_attention_mask"])
+def test_input_from_an_encoder_is_refused_by_name(name: str) -> None:
+    inputs, outputs = layer()
+    with pytest.raises(UnsupportedBundle, match=f"input '{name}' .* comes from the encoder of a model"):
+        read_signature([IDS, Tensor(name, ("batch", "tokens"), "float32"), *inputs], [LOGITS, *outputs])
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,8 @@ def read_signature(inputs: Sequence[Tensor], outputs: Sequence[Tensor], hints: H
             ids = _known(tensor, (2,), INDEX_DTYPES)
         elif usual in OPTIONAL:
             optional[usual] = _known(tensor, *OPTIONAL[usual])
+        elif "encoder" in tensor.name:
+            raise UnsupportedBundle(f"input {tensor} comes from the encoder of a model; only decoders alone are run")
         else:
             raise UnsupportedBundle(
                 f"input {tensor} is unknown; a decoder takes input_ids, past_key_values.N.key/value and, "
