@@ -17,8 +17,24 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+#define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
+#define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
+#define TQ_MIXED_THRESHOLDS 5 /* 11 levels at most */
+
+/* Mixed-radix words and the codebooks of their places, lane by lane. */
+typedef struct tq_mixed {
+    size_t places, word_bits;  /* 2 or 4 coordinates, in 13 bits at most */
+    uint32_t radix[4];         /* 2..11 levels of each place */
+    uint32_t low, inverse;     /* 4 places: radix 0 times radix 1, and 2^20 / low rounded up; 2 places: the words, 2^word_bits */
+    const int16_t *thresholds; /* (5, 16): ascending, 32767 where a lane has no more */
+    const int16_t *levels;     /* (6, 16): of each magnitude, ascending from at least 0 */
+    const float *pairs;        /* the centroids of two digits: of `low` low halves of words, then of all high halves */
+    int16_t above[16], even[16]; /* by lane: the code of magnitude 0; a negative coordinate has one less where even is 1 */
+} tq_mixed;
+
 typedef struct tq_codebook {
     size_t dim, bits;
+    tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096 */
     const float *centroids;    /* 2^bits, ascending, indexed by code */
@@ -45,6 +61,9 @@ typedef struct tq_plan {
 
 /* Bytes of one packed row of codes: byte-aligned planes of 1, 2, 4 and 8 bits, low bits first. */
 size_t tq_row_bytes(size_t dim, size_t bits);
+
+/* The same of a row of mixed-radix words: a stream of bits. */
+size_t tq_mixed_bytes(const tq_codebook *book);
 
 /* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`. */
 const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes);

@@ -1,6 +1,7 @@
 """Recorded heads against attention computed by hand, located tensors by form, and what is refused with its reason."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,27 @@ from onnx import helper
 from tq_core import InvalidSpec
 from tq_onnx import Bundle, DecoderRunner, UnsupportedBundle, capture
 from tq_onnx.cli import main
-from tq_onnx.surgery import Attention, Missing, exposed_session, locate
+from tq_onnx.surgery import Graph, locate
+from tq_onnx.surgery.sessions import exposed, session_of
 from tq_trace import KvTrace
 
-# How each fixture writes its attention.
-FORMS = {
-    "dynamo-llama-18": "MatMul",
-    "dynamo-qwen3-23": "Attention",
-    "genai-lfm2": "GroupQueryAttention",
-    "genai-llama": "GroupQueryAttention",
-    "genai-qwen2-int4": "GroupQueryAttention",
-    "optimum-external": "MatMul",
-    "optimum-gemma3": "MatMul",
-    "optimum-gpt2": "MatMul",
-    "optimum-half": "MatMul",
-    "optimum-half-throughout": "MatMul",
-    "optimum-mla": "MatMul",
-    "optimum-mqa": "MatMul",
-}
+# Every fixture whose cache can be read: MatMul and Softmax of three exporters, the standard operator, the contributed
+# one with its rotation inside, a merged decoder and a hybrid.
+FIXTURES = [
+    "dynamo-llama-18",
+    "dynamo-qwen3-23",
+    "genai-lfm2",
+    "genai-llama",
+    "genai-qwen2-int4",
+    "optimum-external",
+    "optimum-gemma3",
+    "optimum-gpt2",
+    "optimum-half",
+    "optimum-half-throughout",
+    "optimum-merged",
+    "optimum-mla",
+    "optimum-mqa",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +44,9 @@ def fixtures() -> Path:
     pytest.skip("fixtures/bundles is only in the repository")
 
 
-def model_of(bundle: Bundle) -> onnx.ModelProto:
-    return onnx.load(bundle.model_path, load_external_data=False)
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_attention_is_found_and_proved(fixtures: Path, words: str, name: str) -> None:
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_form_of_attention_is_recorded(fixtures: Path, words: str, name: str) -> None:
     bundle = Bundle.open(fixtures / name)
-    found = locate(model_of(bundle), bundle.signature)
-    assert {one.form for one in found if isinstance(one, Attention)} == {FORMS[name]}
     traces = capture(bundle, text=words, tokens=20, windows=2, queries=5)
     first = bundle.signature.layers[0]
     assert len(traces) == len(bundle.signature.layers) * first.kv_heads
@@ -58,15 +56,34 @@ def test_every_form_of_attention_is_found_and_proved(fixtures: Path, words: str,
     assert np.abs(traces[0].queries).max() > 0.01
 
 
+def test_window_of_a_layer_is_told(fixtures: Path, words: str) -> None:
+    traces = capture(Bundle.open(fixtures / "optimum-gemma3"), text=words, tokens=20, windows=1, heads=[0])
+    assert ["looks back" in trace.note for trace in traces] == [True, False]
+
+
+def test_snapshot_with_links_is_recorded(fixtures: Path, words: str, tmp_path: Path) -> None:
+    source = fixtures / "optimum-external"
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "f00d"
+    blobs.mkdir(parents=True)
+    (snapshot / "onnx").mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in source.rglob("*") if path.is_file())):
+        (blobs / str(number)).write_bytes(path.read_bytes())
+        (snapshot / path.relative_to(source)).symlink_to(blobs / str(number))
+    linked, plain = (
+        capture(Bundle.open(folder), text=words, tokens=12, windows=1, heads=[0])[0] for folder in (snapshot, source)
+    )
+    np.testing.assert_array_equal(linked.keys, plain.keys)
+
+
 def by_hand(bundle: Bundle, ids: np.ndarray, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
     """Query and attention output of one head of the test's own decoder, from its named tensors."""
-    attention = locate(model_of(bundle), bundle.signature)[layer]
-    session = exposed_session(model_of(bundle), attention.tensors, bundle.model_path, (), 1)
+    graph = Graph(onnx.load(bundle.model_path))
+    site = locate(graph, bundle.signature.layers)[layer]
+    session = session_of(exposed(graph, site.tensors), 1)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
     for one in bundle.signature.layers:
         feeds |= {name: np.zeros((1, 2, 0, 8), np.float32) for name in (one.past_key, one.past_value)}
-    names = ["tq_exposed/" + attention.query, "tq_exposed/" + attention.output]
-    query, output = session.run(names, feeds)
+    query, output = session.run([site.query, site.output], feeds)
     return query[0, head], output[0, head]
 
 
@@ -136,22 +153,29 @@ def test_unknown_steps_are_refused_with_the_reason(write, tiny_model, words) -> 
     place = next(i for i, node in enumerate(nodes) if node.op_type == "Softmax")
     nodes[place].input[0], before = "odd", nodes[place].input[0]
     nodes.insert(place, helper.make_node("Relu", [before], ["odd"]))
-    with pytest.raises(UnsupportedBundle, match="layer 0 cannot be recorded: Relu stands between the scores"):
+    with pytest.raises(
+        UnsupportedBundle, match="queries of made cannot be recorded: layer 0: Relu stands between its scores"
+    ):
         capture(Bundle.open(write(model)), text=words, tokens=12, windows=1)
 
 
 def test_numbers_that_do_not_agree_are_refused(write, tiny_model, words) -> None:
     model = tiny_model(layers=1)
-    node = next(one for one in model.graph.node if one.op_type == "Softmax")
-    node.attribute[0].i = 1  # over heads, which only the numbers betray
-    with pytest.raises(UnsupportedBundle, match=r"own attention differs from 'matmul_.*' by"):
+    nodes = model.graph.node
+    place = next(i for i, node in enumerate(nodes) if node.op_type == "Softmax")
+    nodes[place].input[0], before = "biased", nodes[place].input[0]
+    nodes.insert(place, helper.make_node("Add", [before, "far"], ["biased"]))  # as a mask would be added
+    nodes.insert(place, helper.make_node("Cast", ["columns"], ["far"], to=onnx.TensorProto.FLOAT))
+    with pytest.raises(UnsupportedBundle, match=r"cannot be recorded: layer 0: attention on .* differs from the graph"):
         capture(Bundle.open(write(model)), text=words, tokens=12, windows=1)
 
 
-def test_attention_in_branches_is_refused_with_the_reason(fixtures: Path, words: str) -> None:
-    bundle = Bundle.open(fixtures / "optimum-merged")
-    assert all(isinstance(one, Missing) for one in locate(model_of(bundle), bundle.signature))
-    with pytest.raises(UnsupportedBundle, match=r"'past_key_values\.0\.key' is read inside a branch of the graph only"):
+def test_layers_of_different_form_are_refused(build, words, monkeypatch) -> None:
+    bundle = Bundle.open(build())
+    first, second = bundle.signature.layers
+    mixed = replace(bundle.signature, layers=(first, replace(second, kv_heads=1)))
+    monkeypatch.setattr(bundle, "signature", mixed)
+    with pytest.raises(UnsupportedBundle, match=r"'past_key_values\.1\.key' has 1 heads of 8 and 8 numbers"):
         capture(bundle, text=words, tokens=12, windows=1)
 
 

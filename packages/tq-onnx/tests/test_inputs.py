@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from tq_core import CorruptData
+from tq_onnx.cache_inputs import Tensor, classify
 from tq_onnx.errors import UnsupportedBundle
-from tq_onnx.inputs import Tensor, classify
+from tq_onnx.inputs import Hints, StateTensors, read_signature
 from tq_onnx.names import names_of_genai
 from tq_onnx.packed import refuse_mixed_forms
-from tq_onnx.signature import Hints, StateTensors, read_signature
 
 IDS = Tensor("input_ids", ("batch", "tokens"), "int64")
 LOGITS = Tensor("logits", ("batch", "tokens", 1024), "float32")

@@ -14,8 +14,8 @@ from tq_onnx.configs import Configs
 from tq_onnx.errors import BundleNotFound, InvalidText, one_line
 from tq_onnx.external_data import ModelFile, check_model
 from tq_onnx.files import find_model, read_small
+from tq_onnx.inputs import Signature, read_signature
 from tq_onnx.sessions import declared, open_session, prove
-from tq_onnx.signature import Signature, read_signature
 
 LARGEST_TOKENIZER: Final = 256 << 20  # bytes; those of the largest vocabularies have some 30 MB
 
@@ -25,7 +25,7 @@ class Bundle:
 
     `start_token` (None where the configs name none) opens every measured window, `end_tokens` end generation,
     `context` is the largest number of positions (None where the configs name none), `first_position` what the first
-    token's position is called.
+    token's position is called, `windows` the sizes of sliding windows that configs mention.
     """
 
     def __init__(self, folder: Path, variant: str, threads: int) -> None:
@@ -35,6 +35,7 @@ class Bundle:
         self.config = configs.main
         self.start_token, self.end_tokens = configs.start_token, configs.end_tokens
         self.context, self.first_position = configs.context, configs.first_position
+        self.windows = configs.windows
         self.tokenizer = _read_tokenizer(folder)
         self.file: ModelFile = check_model(self.model_path, folder)
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}

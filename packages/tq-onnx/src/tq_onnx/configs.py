@@ -12,8 +12,8 @@ from typing import Any, Final
 from tq_core import CorruptData
 from tq_onnx.errors import one_line
 from tq_onnx.files import read_small
+from tq_onnx.inputs import Hints
 from tq_onnx.names import Names, names_of_genai
-from tq_onnx.signature import Hints
 
 LARGEST_CONFIG: Final = 16 << 20  # bytes; real configs have kilobytes
 
@@ -22,6 +22,8 @@ CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_s
 KV_HEADS_KEYS: Final = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head", "num_heads")
 HEADS_KEYS: Final = ("num_attention_heads", "n_head", "num_heads")
 WIDTH_KEYS: Final = ("hidden_size", "n_embd", "d_model")
+
+WINDOW_KEYS: Final = ("sliding_window", "window_size", "local_window_size", "attention_window")
 
 # Hub exports of these that take position_ids count them from 1.
 FROM_ONE: Final = ("gemma3_text", "gemma3", "paligemma")
@@ -41,6 +43,7 @@ class Configs:
         self.start_token: int | None = starts[0] if starts else None
         self.end_tokens: tuple[int, ...] = _token_ids(sources, "eos_token_id")
         self.context = _positive([*_nested(self.main), _section(genai, "model")], CONTEXT_KEYS)
+        self.windows = tuple(_windows([*_nested(self.main), self.decoder]))
         kinds = {source.get("model_type") for source in _nested(self.main)}
         self.first_position = 1 if kinds & set(FROM_ONE) else 0
 
@@ -91,6 +94,16 @@ def _nested(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield config
     if isinstance(config.get("text_config"), dict):
         yield config["text_config"]
+
+
+def _windows(sources: list[dict[str, Any]]) -> Iterator[int]:
+    """Sizes of sliding windows that any source mentions; hints for a probe, so what is no size is passed over."""
+    for source in sources:
+        for key in WINDOW_KEYS:
+            value = source.get(key)
+            size = value.get("window_size") if isinstance(value, dict) else value
+            if isinstance(size, int) and not isinstance(size, bool) and 0 < size < 1 << 20:
+                yield size
 
 
 def _token_ids(sources: list[dict[str, Any]], key: str) -> tuple[int, ...]:

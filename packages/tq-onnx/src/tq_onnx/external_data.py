@@ -76,6 +76,23 @@ def check_model(model_path: Path, folder: Path) -> ModelFile:
     return ModelFile(tuple(sorted(files)), frozenset(_operators(model)))
 
 
+def whole_model(model_path: Path, folder: Path) -> onnx.ModelProto:
+    """The model with all its weights in memory, read from nowhere but the proved files."""
+    check_model(model_path, folder)
+    model = onnx.load(str(model_path), load_external_data=False)
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        size = _size(tensor, model_path.name) or 0
+        with _inside(tensor.name, entries["location"], model_path, folder).open("rb") as file:
+            file.seek(int(entries.get("offset", "0")))
+            tensor.raw_data = file.read(size)
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return model
+
+
 def _is_snapshot(model_path: Path, folder: Path) -> bool:
     """Whether the model is a link into the blobs of its snapshot, where all its data was found too."""
     return not model_path.resolve().is_relative_to(folder.resolve()) and is_inside(model_path, folder)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import InvalidSpec, ShapeMismatch
-from tq_onnx.inputs import Tensor
+from tq_onnx.cache_inputs import Tensor
 
 Ints = NDArray[np.integer]
 

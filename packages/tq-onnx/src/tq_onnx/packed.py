@@ -10,7 +10,7 @@ from tq_cache import CachePolicy, DecoderCache
 from tq_core import ScaleRange
 from tq_onnx.admission import check_rows, largest_norm
 from tq_onnx.errors import UnsupportedBundle
-from tq_onnx.signature import Signature
+from tq_onnx.inputs import Signature
 
 
 def refuse_mixed_forms(signature: Signature) -> None:
@@ -38,7 +38,10 @@ class PackedCache:
         self._layers, self._batch = signature.layers, batch
         count = len(self._layers)
         resolved = CachePolicy.parse(policy).resolve(count)
-        self._largest_norm = min(largest_norm(resolved.for_layer(index, count)) for index in range(count))
+        heads = range(signature.kv_heads)
+        self._largest_norm = min(
+            largest_norm(resolved.for_layer(index, count, head)) for index in range(count) for head in heads
+        )
         whole = DecoderCache(
             count,
             signature.kv_heads,

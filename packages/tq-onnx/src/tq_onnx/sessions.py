@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
 from tq_core import CorruptData
+from tq_onnx.cache_inputs import Tensor
 from tq_onnx.errors import UnsupportedBundle, one_line
-from tq_onnx.inputs import Tensor
-from tq_onnx.signature import Signature
+from tq_onnx.inputs import Signature
 
 # numpy's name of each element type that a session reports and that this package reads or refuses by name.
 DTYPES: Final = {"float": "float32", "double": "float64"}

@@ -1,11 +1,12 @@
-"""Finding attention in a graph: locate its tensors, expose them, and prove by numbers that they are the right ones.
+"""Cuts attention out of a decoder's graph: locate each attention, cut the graph between them, probe with numbers.
 
-Each part is a pure function of the model; nothing here runs a decoder for its own sake.
+A graph is cut only where its structure is understood and its numbers agree; anything else raises CannotCut, with the
+layer and the reason, and the model still runs in the other modes.
 """
 
-from tq_onnx.surgery.attention import Attention, Missing
-from tq_onnx.surgery.expose import exposed_session
+from tq_onnx.surgery.cut import Segment, cut
+from tq_onnx.surgery.graph import Graph
 from tq_onnx.surgery.locate import locate
-from tq_onnx.surgery.probe import Proved, prove
+from tq_onnx.surgery.site import CannotCut, Site
 
-__all__ = ["Attention", "Missing", "Proved", "exposed_session", "locate", "prove"]
+__all__ = ["CannotCut", "Graph", "Segment", "Site", "cut", "locate"]

@@ -1,81 +1,93 @@
-"""A graph to walk in: who makes a tensor, who reads it, and which tensors hang on nothing that is fed."""
+"""A graph indexed by tensor: who makes it, who reads it, and its value where that is a constant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
-# Operators that move numbers about and change none; the data comes in first.
-MOVES = frozenset({"Unsqueeze", "Squeeze", "Expand", "Reshape", "Transpose", "Slice", "Cast", "Identity"})
-SCALES = frozenset({"Mul", "Div"})
-
-# Operators that make a number out of shapes and constants, as exporters compute 1/sqrt(head_dim).
-_SCALAR_MAKERS = MOVES | SCALES | {"Shape", "Gather", "Sqrt", "Pow", "Reciprocal", "Constant", "ConstantOfShape", "Add"}
+LARGEST_CONSTANT: Final = 4096  # numbers; only scalars and shapes are ever read
 
 
 class Graph:
-    """The main graph of a model, indexed by tensor names."""
+    """Read access to a model's main graph. Tensors are known by name, which ONNX makes unique in a graph."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.makers = {name: node for node in model.graph.node for name in node.output if name}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
-        self.stored = {tensor.name for tensor in model.graph.initializer}
-        self.fed = {one.name for one in model.graph.input} - self.stored
+        self.nodes: list[onnx.NodeProto] = list(model.graph.node)
+        self.inputs: tuple[str, ...] = tuple(entry.name for entry in model.graph.input)
+        self.outputs: tuple[str, ...] = tuple(entry.name for entry in model.graph.output)
+        self.initializers: Mapping[str, onnx.TensorProto] = {item.name: item for item in model.graph.initializer}
+        self._producer: dict[str, int] = {}
+        self._consumers: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in node.output:
+                if name:
+                    self._producer[name] = index
+            for name in set(reads(node)):
+                self._consumers.setdefault(name, []).append(index)
 
-    def readers_of(self, name: str) -> list[onnx.NodeProto]:
-        """Nodes that read a tensor, those of its unchanged copies included."""
-        found = []
-        for node in self.readers.get(name, []):
-            if node.op_type in ("Identity", "Cast"):
-                found += self.readers_of(node.output[0])
-            else:
-                found.append(node)
-        return found
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None for inputs and initializers."""
+        index = self._producer.get(name)
+        return None if index is None else self.nodes[index]
 
-    def is_scalar(self, name: str, depth: int = 24) -> bool:
-        """Whether a tensor is made of constants and shapes alone, so that no token changes it."""
-        if name in self.stored:
-            return True
-        node = self.makers.get(name)
-        if name in self.fed or node is None or depth == 0 or node.op_type not in _SCALAR_MAKERS:
-            return False
-        if node.op_type == "Shape":
-            return True
-        return all(self.is_scalar(one, depth - 1) for one in node.input if one)
+    def producer_index(self, name: str) -> int | None:
+        """Place of that node in `nodes`, which ONNX keeps in an order in which they can run."""
+        return self._producer.get(name)
 
-    def forward(self, name: str, allowed: Iterable[str], targets: Iterable[str]) -> tuple[str, onnx.NodeProto] | None:
-        """The first node of `targets` that a tensor reaches through `allowed` ones, and the tensor that enters it.
+    def consumers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read a tensor, in order."""
+        return [self.nodes[index] for index in self._consumers.get(name, [])]
 
-        Moves are followed as data only, scalings by what no token changes only; None where anything else comes first.
-        """
-        allowed, targets = frozenset(allowed), frozenset(targets)
-        for _ in range(64):
-            readers = [node for node in self.readers.get(name, []) if node.op_type != "Shape"]
-            ends = [node for node in readers if node.op_type in targets]
-            if ends:
-                return name, ends[0]
-            steps = [node for node in readers if node.op_type in allowed and self._passes(node, name)]
-            if len(steps) != 1:
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value of a small constant; None for anything else."""
+        tensor = self.initializers.get(name)
+        if tensor is None:
+            node = self.producer(name)
+            if node is None:
                 return None
-            name = steps[0].output[0]
-        return None
+            if node.op_type in ("Cast", "Identity"):
+                return self.constant(node.input[0])
+            if node.op_type != "Constant":
+                return None
+            return _constant_of(node)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or int(np.prod(tensor.dims)) > LARGEST_CONSTANT:
+            return None
+        return numpy_helper.to_array(tensor)
 
-    def _passes(self, node: onnx.NodeProto, name: str) -> bool:
-        if node.op_type in SCALES:
-            others = [one for one in node.input if one != name]
-            return len(others) == 1 and self.is_scalar(others[0])
-        return bool(node.input[0] == name)
+    def scalar(self, name: str) -> float | None:
+        """The value of a constant that is one number, in whatever shape."""
+        value = self.constant(name)
+        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, int | float]:
-    """The numbers among a node's attributes."""
-    found: dict[str, int | float] = {}
-    for one in node.attribute:
-        if one.type == onnx.AttributeProto.INT:
-            found[one.name] = one.i
-        elif one.type == onnx.AttributeProto.FLOAT:
-            found[one.name] = one.f
-    return found
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node reads, those of the enclosing graph that its subgraphs use included."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            made = {item.name for item in graph.initializer} | {entry.name for entry in graph.input}
+            for inner in graph.node:
+                yield from (name for name in reads(inner) if name not in made)
+                made.update(inner.output)
+            yield from (entry.name for entry in graph.output if entry.name not in made)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or the default where it has none."""
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default
+
+
+def _constant_of(node: onnx.NodeProto) -> NDArray[Any] | None:
+    for item in node.attribute:
+        if item.name == "value" and int(np.prod(item.t.dims)) <= LARGEST_CONSTANT:
+            return numpy_helper.to_array(item.t)
+        if item.name in ("value_float", "value_int", "value_floats", "value_ints"):
+            return np.asarray(onnx.helper.get_attribute_value(item))
+    return None
