@@ -1,5 +1,6 @@
 """Decoding step by step: against one full run of the graph, and against a naive loop that quantizes everything."""
 
+import json
 import tracemalloc
 from typing import Any
 
@@ -10,7 +11,7 @@ from onnx import numpy_helper
 
 from tq_cache import CachePolicy, DecoderCache
 from tq_core import InvalidDtype, InvalidSpec, NotFinite, ScaleRange, ShapeMismatch, TurboQuantError
-from tq_onnx import Bundle, DecoderRunner, StepFailed, UnsupportedBundle
+from tq_onnx import Bundle, DecoderRunner, StepFailed, UnsupportedBundle, inspection
 
 FORMS = [
     pytest.param({}, id="mask-and-positions"),
@@ -99,6 +100,23 @@ def test_exact_steps_equal_one_full_run(build, fields: dict[str, Any]) -> None:
     assert full.std() > 1
     half = "float16" in (bundle.signature.cache_dtype, bundle.signature.logits_dtype)
     np.testing.assert_allclose(found, full, atol=5e-2 if half else 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("gemma3_text", 1), ("paligemma", 1), ("gemma2", 0), (None, 0)])
+def test_positions_count_from_one_where_the_family_demands_it(build, kind: str | None, first: int) -> None:
+    folder = build()
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "max_position_embeddings": 60}))
+    bundle, ids = Bundle.open(folder), ids_of(2, 9)
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": np.ones((2, 9), np.int64),
+        "position_ids": np.tile(np.arange(first, first + 9), (2, 1)),
+    }
+    for layer in bundle.signature.layers:
+        feeds |= {name: np.zeros((2, 2, 0, 8), np.float32) for name in (layer.past_key, layer.past_value)}
+    expected = bundle.session().run(["logits"], feeds)[0]
+    np.testing.assert_allclose(stepwise(DecoderRunner(bundle, batch=2), ids), expected, atol=1e-4)
+    assert inspection(bundle)["first_position"] == first
 
 
 @pytest.mark.parametrize("fields", FORMS)
