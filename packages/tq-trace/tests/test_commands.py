@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 
-from tq_trace import KvTrace, Report, TraceSet, cli, surface
+from tq_trace import KvTrace, Report, TraceSet, cli, progress, surface
 from tq_trace import commands as commands_module
 
 EVIL = "\x1b[2Jmodel|`x`\n[red]\u202e<script>alert(1)</script>"
@@ -245,6 +245,24 @@ def test_a_page_without_its_library_is_refused_before_the_work(folder, monkeypat
     assert_refused(result, "pip install 'tq-trace[report]'")
 
 
+def test_progress_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch):
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.reporter() as tell:
+        tell(1, 2, "layer 7")
+    assert "layer 7" in sys.stderr.getvalue()
+    with progress.reporter(quiet=True) as tell:
+        assert tell is None
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress.reporter() as tell:
+        assert tell is None
+
+
 @pytest.mark.parametrize("name", ["synthetic", "replay", "advise", "compare", "bench", "inspect"])
 def test_help_shows_examples(name):
     result = run(name, "--help")
@@ -309,7 +327,8 @@ def test_the_page_is_one_file_with_plots_and_no_script(page):
 
 def test_two_pages_of_the_same_replay_are_the_same(folder):
     pytest.importorskip("matplotlib", reason="pages need the extra tq-trace[report]")
-    first, second = (run("replay", folder / "made.safetensors", *QUICK, "--format", "html").stdout for _ in range(2))
+    first, second = (run("replay", folder / "evil", *QUICK, "--format", "html").stdout for _ in range(2))
+    assert "<svg" in first
     assert first == second
 
 

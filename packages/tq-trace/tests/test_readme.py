@@ -1,5 +1,6 @@
 """Every example of the README runs as it is printed."""
 
+import json
 import re
 import shlex
 from importlib.metadata import metadata
@@ -36,3 +37,19 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, result.output
     assert Path("facts.json").exists()
+
+
+def test_figures_are_those_of_the_committed_result():
+    beside = Path(__file__).parents[1]
+    result = beside / "bench" / "results" / "replay.json"
+    if not result.exists():
+        pytest.skip("the bench results are not beside an installed package")
+    found = json.loads(result.read_text())
+    assert found["shape"] == {"layers": 8, "heads": 8, "tokens": 4096, "queries": 64}
+    assert found["bars"] == {"seconds": 60.0, "peak_mib": 2000.0}
+    assert found["result"]["seconds"] < 60
+    said = re.search(r"takes (\d+) s of CPU.*?and (\d+) MiB", (beside / "README.md").read_text(), re.DOTALL)
+    assert [int(number) for number in said.groups()] == [
+        round(found["result"]["cpu_seconds"]),
+        round(found["result"]["peak_mib"]),
+    ]
