@@ -9,7 +9,7 @@ from onnxruntime import OrtValue  # type: ignore[import-untyped]
 
 from tq_cache import CachePolicy, DecoderCache
 from tq_core import InvalidDtype, InvalidSpec, ShapeMismatch
-from tq_onnx.buffers import StateBuffer, TurnBuffer
+from tq_onnx.buffers import GrownInPlace, StateBuffer, TurnBuffer
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import StepFailed, UnsupportedBundle, one_line
 from tq_onnx.feeds import StepInputs, padding_after
@@ -60,7 +60,7 @@ class DecoderRunner:
         self._inputs = StepInputs(self.batch, signature.optional, bundle.first_position)
         self.padding = np.zeros(self.batch, np.int64)
         self._buffers = {
-            name: TurnBuffer(self.batch, layer.kv_heads, dim, signature.cache_dtype, self.capacity)
+            name: self._buffer(name, layer.kv_heads, dim)
             for layer in signature.layers
             for name, dim in ((layer.past_key, layer.key_dim), (layer.past_value, layer.value_dim))
         }
@@ -88,7 +88,7 @@ class DecoderRunner:
         targets = {name: buffer.target(stop) for name, buffer in self._buffers.items()}
         logits = self._run(ids, targets, stop, padding, last_only=last_only)
         if self._packed is not None:
-            self._packed.write(targets, self.tokens, padding)
+            self._packed.write(targets, self.tokens, stop, padding)
         for buffer in self._buffers.values():
             buffer.turn()
         for state in self._states.values():
@@ -212,6 +212,14 @@ class DecoderRunner:
                 "reset() or use shorter text"
             )
         return np.ascontiguousarray(ids, self.bundle.signature.ids_dtype)
+
+    def _buffer(self, name: str, heads: int, dim: int) -> TurnBuffer | GrownInPlace:
+        """Memory of a past: grown where it lies if the operator that reads it can, and positions have a known end."""
+        dtype, limit = self.bundle.signature.cache_dtype, self.bundle.file.grown_in_place.get(name, 0)
+        if limit and self.bundle.context is not None:
+            limit = min(limit, self.bundle.context)
+            return GrownInPlace(self.batch, heads, dim, dtype, self.capacity, limit)
+        return TurnBuffer(self.batch, heads, dim, dtype, self.capacity)
 
     def _padding(self, mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Columns of padding after a step with that mask, or a typed error where this graph has no way to skip them."""
