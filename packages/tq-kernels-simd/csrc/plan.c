@@ -208,7 +208,7 @@ static void sketch(reader *in, tq_sketch *to, const header *h) {
     to->rotation.inverse_factor = (float)h->sketch_inverse;
 }
 
-const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes) {
+const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes) {
     header h;
     memset(plan, 0, sizeof *plan);
     if (bytes < sizeof h || (uintptr_t)buffer % 8) return "the buffer is too short or unaligned for a plan";
@@ -230,6 +230,11 @@ const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes) {
     if (h.sketch == TQ_HADAMARD && !h.rounds) return "a hadamard sketch has rounds";
     sketch(&in, &plan->sketch, &h);
     if (in.fault) return in.fault;
+    if (h.bits && h.bits != TQ_MIXED) {
+        tq_tables *tables = (tq_tables *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
+        tq_tables_fill(tables, &plan->book);
+        plan->book.tables = tables;
+    }
     if (h.bits == TQ_MIXED) plan->stage_bytes = tq_mixed_bytes(&plan->book);
     else plan->stage_bytes = h.bits ? tq_row_bytes((size_t)h.dim, (size_t)h.bits) : 0;
     plan->row_bytes = plan->stage_bytes + (h.sketch ? ((size_t)h.projections + 7) / 8 : 0);

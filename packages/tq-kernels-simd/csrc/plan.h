@@ -17,6 +17,19 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+/* Thresholds, levels and centroids in the forms that registers search and look up; what is beyond a codebook's size is 0.
+ *
+ * `tree` holds the thresholds as a binary search meets them: node 1 is the middle one, the children of node i are 2i and
+ * 2i + 1, so that the nodes of step k, by the bits found so far, begin at 2^k. `_bytes` are the low and the high bytes.
+ * Buckets are the values of |v| >> bucket_shift, 15 also what is above: `bucket_below` counts the thresholds below a bucket,
+ * `bucket_tops` is the only one inside it, or 32767. bucket_shift is 0 where no shift leaves one threshold to a bucket. */
+typedef struct tq_tables {
+    int16_t tree[128], levels[128], bucket_tops[16];
+    uint8_t tree_bytes[2][128], level_bytes[2][128], centroid_bytes[4][256];
+    uint8_t bucket_top_bytes[2][16], bucket_below[16];
+    int bucket_shift;
+} tq_tables;
+
 #define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
 #define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
 #define TQ_MIXED_THRESHOLDS 5 /* 11 levels at most */
@@ -39,6 +52,7 @@ typedef struct tq_codebook {
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096 */
     const float *centroids;    /* 2^bits, ascending, indexed by code */
     const uint8_t *magnitudes; /* 32768: the number of thresholds below each |v| */
+    const tq_tables *tables;   /* NULL in a codebook that has centroids alone */
 } tq_codebook;
 
 typedef struct tq_sketch {
@@ -65,7 +79,12 @@ size_t tq_row_bytes(size_t dim, size_t bits);
 /* The same of a row of mixed-radix words: a stream of bits. */
 size_t tq_mixed_bytes(const tq_codebook *book);
 
-/* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`. */
-const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes);
+/* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`; behind them there is room for
+ * TQ_PLAN_ROOM more, which take the tables of the codebook. */
+#define TQ_PLAN_ROOM (sizeof(tq_tables) + 64)
+const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes);
+
+/* The tables of a codebook whose arrays have been checked. */
+void tq_tables_fill(tq_tables *tables, const tq_codebook *book);
 
 #endif

@@ -112,13 +112,14 @@ static void finish(const tq_encode_job *job, size_t row, scratch *of, float *z, 
     const tq_plan *plan = job->plan;
     const tq_encode_slots *slots = &tq_active.encode;
     uint8_t *out = job->packed + row * plan->row_bytes;
-    int64_t dot, square;
+    int64_t dot, square = 0;
     if (plan->book.bits == TQ_MIXED) {
         slots->coordinates(z, plan->book.dim, of->v);
         best_codes(plan, of, z, &dot, &square);
         tq_active.mixed.pack(&plan->book, of->codes, out);
     } else if (plan->candidates <= 1 && plan->sketch.kind == TQ_NO_SKETCH) { /* nobody needs v and the codes */
-        slots->finish(&plan->book, z, of->v, of->codes, out, &dot, &square);
+        int squared = plan->rule == TQ_MSE || plan->rule == TQ_NORM;
+        slots->finish(&plan->book, z, of->v, of->codes, out, &dot, squared ? &square : NULL);
     } else {
         slots->coordinates(z, plan->book.dim, of->v);
         best_codes(plan, of, z, &dot, &square);
