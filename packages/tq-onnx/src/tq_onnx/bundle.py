@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tq_core import CorruptData, InvalidSpec
 from tq_onnx.configs import Configs
-from tq_onnx.errors import BundleNotFound, InvalidText, one_line
+from tq_onnx.errors import BundleNotFound, InvalidText, UnsupportedBundle, one_line
 from tq_onnx.external_data import ModelFile, check_model, whole_model
 from tq_onnx.feeds import StepInputs
 from tq_onnx.files import find_model, read_small
@@ -40,6 +40,8 @@ class Bundle:
         self.windows = configs.windows
         self.tokenizer = _read_tokenizer(folder)
         self.file: ModelFile = check_model(self.model_path, folder)
+        for name in self.file.evicted:
+            raise UnsupportedBundle(f"input {name!r} cannot be compressed: its operator drops old tokens itself")
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self._fused: dict[int, FusedGraph] = {}
         session = self.session()

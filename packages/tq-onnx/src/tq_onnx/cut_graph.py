@@ -11,6 +11,7 @@ from tq_onnx.feeds import StepInputs
 from tq_onnx.packed import PackedCache
 from tq_onnx.surgery import CannotCut, Site
 from tq_onnx.surgery.fused_graph import FusedGraph
+from tq_onnx.whole_graph import of_new_tokens
 
 Floats = NDArray[np.floating]
 F32 = NDArray[np.float32]
@@ -37,9 +38,7 @@ class CutGraph:
         self._states: dict[str, NDArray[Any]] = {}
         self.clear()
 
-    def step(
-        self, ids: NDArray[np.integer], start: int, padding: NDArray[np.int64], *, last_only: bool
-    ) -> NDArray[np.floating]:
+    def step(self, ids: NDArray[np.integer], start: int, padding: NDArray[np.int64], *, last_only: bool) -> F32:
         """Logits of the new tokens, which join the cache; nothing has changed where it raises."""
         feeds = self._inputs.values(start, start + ids.shape[1], padding, last_only=last_only)
         feeds[self._signature.ids_name] = ids
@@ -50,7 +49,8 @@ class CutGraph:
             new[site.layer] = keys, values
             return self._packed.attend(site, queries, keys, values, start, padding)
 
-        logits, states = self._graph.step(feeds, start, padding, attend)
+        found, states = self._graph.step(feeds, start, padding, attend)
+        logits = of_new_tokens(found, ids.shape, self._signature.logits_name, last_only=last_only)
         self._packed.append([new[layer] for layer in range(len(self._signature.layers))], start, padding)
         self._states = states
         return logits

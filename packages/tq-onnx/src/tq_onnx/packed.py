@@ -77,13 +77,13 @@ class PackedCache:
         """Take over a cache of the same policy and dims, as read from a snapshot."""
         self._parts = [cache]
 
-    def write(self, targets: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
-        """Pack columns `start` and later of the layers' tensors; changed tokens become what their codes decode to.
+    def write(self, targets: Mapping[str, NDArray[Any]], start: int, stop: int, padding: NDArray[np.int64]) -> None:
+        """Pack columns start..stop-1 of the layers' tensors; changed tokens become what their codes decode to.
 
         `padding` columns of each row hold no token. Everything is checked before any layer takes a token; what fails
         later is undone, so that the cache is as it was.
         """
-        new = {name: array[:, :, start:] for name, array in targets.items()}
+        new = {name: array[:, :, start:stop] for name, array in targets.items()}
         self._take(new, start, padding, targets)
 
     def append(self, new: Sequence[tuple[Floats, Floats]], start: int, padding: NDArray[np.int64]) -> None:
@@ -188,5 +188,5 @@ class PackedCache:
     def read(self, targets: Mapping[str, NDArray[Any]]) -> None:
         """Fill the layers' tensors with what the cache holds; rows are of one length."""
         for index, layer in enumerate(self._layers):
-            targets[layer.past_key][...] = self.cache.keys(index)
-            targets[layer.past_value][...] = self.cache.values(index)
+            targets[layer.past_key][:, :, : len(self.cache)] = self.cache.keys(index)
+            targets[layer.past_value][:, :, : len(self.cache)] = self.cache.values(index)

@@ -12,7 +12,7 @@ from tq_onnx.cut_graph import CutGraph
 from tq_onnx.errors import UnsupportedBundle
 from tq_onnx.feeds import padding_after
 from tq_onnx.packed import PackedCache
-from tq_onnx.whole_graph import WholeGraph, of_new_tokens
+from tq_onnx.whole_graph import WholeGraph
 
 MODES: Final = ("exact", "reconstruct", "fused")
 DEFAULT_POLICY: Final = "balanced"
@@ -80,8 +80,7 @@ class DecoderRunner:
         padding = self.padding if mask is None else self._padding(mask, ids.shape)
         logits = self._graph.step(ids, self.tokens, padding, last_only=last_only)
         self.tokens, self.padding = self.tokens + ids.shape[1], padding
-        shape, name = (self.batch, ids.shape[1]), self.bundle.signature.logits_name
-        return of_new_tokens(logits, shape, name, last_only=last_only)
+        return logits
 
     def check(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
         """Raise what `step` or `prefill` would refuse of these arguments; nothing is run."""

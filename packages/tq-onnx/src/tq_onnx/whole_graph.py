@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue  # type: ignore[import-untyped]
 
-from tq_onnx.buffers import StateBuffer, TurnBuffer
+from tq_onnx.buffers import GrownInPlace, StateBuffer, TurnBuffer
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import StepFailed, UnsupportedBundle, one_line
 from tq_onnx.feeds import StepInputs
@@ -25,7 +25,7 @@ class WholeGraph:
         self._signature, self._packed = signature, packed
         self._inputs = StepInputs(batch, signature.optional, bundle.first_position)
         self._buffers = {
-            name: TurnBuffer(batch, layer.kv_heads, dim, signature.cache_dtype, capacity)
+            name: _buffer(bundle, name, (batch, layer.kv_heads, dim), capacity)
             for layer in signature.layers
             for name, dim in ((layer.past_key, layer.key_dim), (layer.past_value, layer.value_dim))
         }
@@ -36,13 +36,13 @@ class WholeGraph:
         self._session = bundle.session(threads)
         self._binding = self._session.io_binding()
 
-    def step(self, ids: Ints, start: int, padding: NDArray[np.int64], *, last_only: bool) -> NDArray[np.floating]:
+    def step(self, ids: Ints, start: int, padding: NDArray[np.int64], *, last_only: bool) -> NDArray[np.float32]:
         """Logits of the new tokens, which join the caches; nothing has changed where it raises."""
         stop = start + ids.shape[1]
         targets = {name: buffer.target(stop) for name, buffer in self._buffers.items()}
         logits = self._run(ids, start, stop, targets, padding, last_only=last_only)
         if self._packed is not None:
-            self._packed.write(targets, start, padding)
+            self._packed.write(targets, start, stop, padding)
         for buffer in self._buffers.values():
             buffer.turn()
         for state in self._states.values():
@@ -80,7 +80,7 @@ class WholeGraph:
         padding: NDArray[np.int64],
         *,
         last_only: bool,
-    ) -> NDArray[np.floating]:
+    ) -> NDArray[np.float32]:
         """One run of the graph from the past into the targets."""
         signature, binding = self._signature, self._binding
         binding.clear_binding_inputs()
@@ -101,12 +101,20 @@ class WholeGraph:
             raise StepFailed(
                 f"the runtime failed on tokens {start}..{stop - 1}: {one_line(error)}; the runner is unchanged"
             ) from error
-        logits: NDArray[np.floating] = binding.get_outputs()[0].numpy()
-        return logits
+        found = binding.get_outputs()[0].numpy()
+        return of_new_tokens(found, ids.shape, signature.logits_name, last_only=last_only)
+
+
+def _buffer(bundle: Bundle, name: str, form: tuple[int, int, int], capacity: int) -> TurnBuffer | GrownInPlace:
+    """Memory of a past: grown where it lies if the operator that reads it can, and positions have a known end."""
+    dtype, limit = bundle.signature.cache_dtype, bundle.file.grown_in_place.get(name, 0)
+    if limit and bundle.context is not None:
+        return GrownInPlace(*form, dtype, capacity, min(limit, bundle.context))
+    return TurnBuffer(*form, dtype, capacity)
 
 
 def of_new_tokens(
-    logits: NDArray[np.floating], shape: tuple[int, int], name: str, *, last_only: bool
+    logits: NDArray[np.floating], shape: tuple[int, ...], name: str, *, last_only: bool
 ) -> NDArray[np.float32]:
     """Logits of all new tokens, or of the last, as a float32 copy; UnsupportedBundle where the graph gives others."""
     if last_only and logits.ndim == 3 and logits.shape[1] > 1:
