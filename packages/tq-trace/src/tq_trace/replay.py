@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tq_cache import CachePolicy
 from tq_core import InvalidSpec
@@ -98,7 +99,8 @@ def replay(
 
 def _in_turn(work: Callable[[Task], Answers], given: Iterator[Task]) -> Iterator[Answers]:
     """Results in the order of tasks, WORKERS of them computed at a time; no task is loaded before its turn."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+    # BLAS with threads of its own, in each of ours, spends most of its time waiting for the others
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(WORKERS) as pool:
         waiting: deque[Future[Answers]] = deque()
         try:
             for task in given:
