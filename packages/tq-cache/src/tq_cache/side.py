@@ -94,6 +94,8 @@ class Side:
 
     def _check_recent(self, recent: Floats) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
+        if not recent.shape[1]:
+            return
         largest = float(np.abs(recent).max(initial=0.0)) * math.sqrt(self.dim)
         if largest > SURELY_FITS:
             self.codec.encode(np.ascontiguousarray(recent).reshape(-1, self.dim))
