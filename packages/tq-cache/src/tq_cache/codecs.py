@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
-from tq_cache.stores import Store
+from tq_cache.split import SplitCodec
+from tq_cache.stores import AnyStore, SplitStore, Store
 from tq_core import Encoded, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
@@ -52,10 +53,12 @@ class TurboCodec:
     """A VectorCodec as a token codec. A norm too small for float16 is stored as 0: an error below 3e-8 a vector."""
 
     def __init__(self, store: Store, dim: int, norms: str, seed: int, backend: str) -> None:
-        quantizer = (TurboQuantMSE if store.kind == "mse" else TurboQuantProd)(
-            dim, store.bits, seed=seed, backend=backend
-        )
-        self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention]] = WeakKeyDictionary()
+        quantizer: TurboQuantMSE | TurboQuantProd
+        if store.kind == "mse":
+            quantizer = TurboQuantMSE(dim, store.bits, seed=seed, backend=backend)
+        else:
+            quantizer = TurboQuantProd(dim, int(store.bits), seed=seed, backend=backend)
+        self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention | None]] = WeakKeyDictionary()
         self.codec = VectorCodec(quantizer, scale=store.scale, norm_dtype=norms, search=store.search, underflow="zero")
 
     @property
@@ -74,7 +77,7 @@ class TurboCodec:
         return self.codec.spec
 
     def check(self, rows: Rows) -> None:
-        """As TokenCodec: padding bits that are not zero, scalars that are negative or not finite."""
+        """As TokenCodec: padding bits not zero, words beyond their levels, scalars negative or not finite."""
         Encoded(self.codec.spec, rows)
 
     def encode(self, rows: NDArray[np.floating]) -> Rows:
@@ -139,10 +142,13 @@ def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> Fuse
     return kernel
 
 
-def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
+def codec_for(store: AnyStore, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
     """The codec of a store. Raises what tq_core raises for a bad dim, seed or backend."""
+    if isinstance(store, SplitStore):
+        high = codec_for(store.high, store.channels, norms, seed, backend)
+        return SplitCodec(high, codec_for(store.rest, dim - store.channels, norms, seed, backend), store.channels)
     if store.kind == "float":
-        return FloatCodec(dim, store.bits)
+        return FloatCodec(dim, int(store.bits))
     if store.kind in ("int", "absmax"):
-        return AffineCodec(dim, store.bits, symmetric=store.kind == "absmax", dtype=norms)
+        return AffineCodec(dim, int(store.bits), symmetric=store.kind == "absmax", dtype=norms)
     return TurboCodec(store, dim, norms, seed, backend)

@@ -55,6 +55,7 @@ void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels) {
 }
 
 static int method_of(size_t bits, int accuracy) {
+    if (bits == TQ_MIXED) return TQ_EXACT;
     if (accuracy == TQ_INT8) return bits <= 4 ? TQ_INT8 : TQ_INT16;
     return accuracy == TQ_INT16 && bits <= 5 ? TQ_INT16 : TQ_EXACT;
 }

@@ -70,12 +70,12 @@ tq_blob tq_next_blob(FILE *file) {
 
 static tq_plan next_plan(FILE *file, int refused) {
     tq_blob it = tq_next_blob(file);
-    void *copy = tq_aligned(it.bytes);
+    void *copy = tq_aligned(it.bytes + TQ_PLAN_ROOM);
     if (!copy) exit(2);
     memcpy(copy, it.data, it.bytes);
     tq_plan plan;
     if (it.bytes > 8) { /* Python always makes an aligned copy, so that this is the only place to see one that is not */
-        char *between = tq_aligned(it.bytes + 8);
+        char *between = tq_aligned(it.bytes + 8 + TQ_PLAN_ROOM);
         if (!between) exit(2);
         memcpy(between + 4, it.data, it.bytes);
         const char *refusal = tq_plan_read(&plan, between + 4, it.bytes);

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.codebook import MixedCodebook
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
@@ -153,8 +154,13 @@ class SimdBackend(NumpyBackend):
             found = of_rotation[key] = pack_plan(plan)
         return found
 
-    def attention(self, keys: ScalarPlan, values: ScalarPlan, accuracy: str) -> "PackedAttention":
-        """Fused attention over tokens packed by two plans; see tq_kernels_simd.attention."""
+    def attention(self, keys: ScalarPlan, values: ScalarPlan, accuracy: str) -> "PackedAttention | None":
+        """Fused attention over tokens packed by two plans; see tq_kernels_simd.attention.
+
+        None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
+        """
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
+            return None
         from tq_kernels_simd.attention import PackedAttention
 
         return PackedAttention(keys, values, self, accuracy=accuracy, threads=self.threads)
