@@ -66,7 +66,8 @@ def replay(
     by_name = {name: method for name, (_, method) in methods.items()}
     table = _Table(by_name)
     total = count(traces)
-    chosen = tasks(traces, queries, from_position)
+    names_heads = any(".head" in name for name in by_name)  # then a cache has to hold all heads of its layer
+    chosen = tasks(traces, queries, from_position, is_divided=not names_heads)
     for done, answers in enumerate(_in_turn(lambda task: answer(by_name, task, top_k), chosen), 1):
         table.add(answers)
         if progress:
