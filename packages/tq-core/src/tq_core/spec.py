@@ -10,6 +10,7 @@ from tq_core import checks
 from tq_core.errors import InvalidDimension, InvalidSpec
 from tq_core.packing import plane_bytes, row_bytes
 from tq_core.plan import RULES
+from tq_core.trellis_table import STATES, window_bits
 
 Spec = dict[str, Any]
 Fields = dict[str, tuple[int | None, "np.dtype[Any]"]]  # name -> (row width, None for one number a row; dtype)
@@ -19,6 +20,7 @@ KEYS: Final = {
     "prod": {"dim", "bits", "seed", "rotation", "sketch"},
     "qjl": {"dim", "projections", "seed", "sketch"},
     "polar": {"dim", "bits", "seed"},
+    "trellis": {"dim", "bits", "seed", "states", "rotation"},
     "codec": {"quantizer", "scale", "norm_dtype", "search"},
 }
 ROTATIONS: Final = ("hadamard", "dense")
@@ -51,6 +53,8 @@ def validated(spec: Mapping[str, Any]) -> Spec:
             raise InvalidSpec(f"a hadamard sketch has projections = dim = {dim}, got {clean['projections']}")
         _require_table(dim * clean["projections"], clean["sketch"] == "gaussian", "sketch", dim)
         return clean
+    if kind == "trellis":
+        return _trellis(spec, clean)
     clean["bits"] = checks.bit_width(spec["bits"], 2 if kind == "prod" else 1, 8, f"the {kind} quantizer")
     if kind == "polar":
         if dim.bit_count() != 1:
@@ -64,6 +68,23 @@ def validated(spec: Mapping[str, Any]) -> Spec:
     return clean
 
 
+def _trellis(spec: Mapping[str, Any], clean: Spec) -> Spec:
+    dim = clean["dim"]
+    bits = clean["bits"] = checks.bit_width(spec["bits"], 1, 4, "the trellis quantizer")
+    states = clean["states"] = checks.count(spec["states"], 8, max(STATES), "states")
+    if states not in STATES:
+        raise InvalidSpec(f"states must be one of {', '.join(map(str, STATES))}, got {states}")
+    clean["rotation"] = checks.choice(spec["rotation"], ROTATIONS, "rotation")
+    _require_table(dim * dim, clean["rotation"] == "dense", "rotation", dim)
+    window = window_bits(bits, states)
+    if dim * bits < 4 * window:  # a path that closes on itself after fewer bits is worse than no trellis at all
+        raise InvalidDimension(
+            f"a trellis of {states} states needs dim * bits of at least {4 * window}, got {dim} * {bits}; "
+            "use fewer states or the mse quantizer"
+        )
+    return clean
+
+
 def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
     """A spec may come from a stranger's file: it must not ask for a matrix of gigabytes."""
     if is_matrix and entries > MAX_MATRIX:
@@ -74,8 +95,8 @@ def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
 
 def _codec(spec: Mapping[str, Any]) -> Spec:
     wrapped = spec["quantizer"]
-    if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar"):
-        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {reprlib.repr(wrapped)}")
+    if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar", "trellis"):
+        raise InvalidSpec(f"a codec wraps an mse, prod, polar or trellis quantizer, got {reprlib.repr(wrapped)}")
     inner = validated(wrapped)
     search = checks.count(spec["search"], 0, MAX_SEARCH, "search")
     if search and (search % 2 == 0 or search < 3):
@@ -101,6 +122,8 @@ def fields(spec: Spec) -> Fields:
             inner["gammas"] = (None, scale)
         return {**inner, "scales": (None, scale)}
     dim = spec["dim"]
+    if kind == "trellis":
+        return {"packed": (plane_bytes(dim * spec["bits"], 1), U8)}
     if kind == "mse":
         return {"packed": (row_bytes(dim, spec["bits"]), U8)}
     if kind == "prod":
@@ -116,6 +139,8 @@ def padding_planes(spec: Spec) -> list[tuple[int, int, int]]:
     if spec["kind"] == "codec":
         return padding_planes(spec["quantizer"])
     dim = spec["dim"]
+    if spec["kind"] == "trellis":
+        return [(0, dim * spec["bits"], 1)]  # one stream of bits
     if spec["kind"] == "mse":
         return [(0, dim, spec["bits"])]
     if spec["kind"] == "prod":
