@@ -17,10 +17,13 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+/* Of a coordinate on its own or, where window > 0, of a trellis (docs/format.md, section 10): then `levels` and `centroids`
+ * have 2^window entries, indexed by window, and there are neither thresholds nor magnitudes. */
 typedef struct tq_codebook {
     size_t dim, bits;
+    size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
-    const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096 */
+    const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */
     const float *centroids;    /* 2^bits, ascending, indexed by code */
     const uint8_t *magnitudes; /* 32768: the number of thresholds below each |v| */
 } tq_codebook;
@@ -45,6 +48,9 @@ typedef struct tq_plan {
 
 /* Bytes of one packed row of codes: byte-aligned planes of 1, 2, 4 and 8 bits, low bits first. */
 size_t tq_row_bytes(size_t dim, size_t bits);
+
+/* The same for a codebook of any kind; rows of a trellis are one stream of dim * bits bits. */
+size_t tq_book_bytes(const tq_codebook *book);
 
 /* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`. */
 const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes);

@@ -69,14 +69,15 @@ def train(bits: int, states: int) -> Trellis:
 def walk(code: Trellis, v: NDArray[np.int16]) -> NDArray[np.int32]:
     """The windows of the best open path through each row of v."""
     found = np.empty(v.shape, np.int32)
-    for start in range(0, len(v), 8):
-        x = trellis_path.doubled(v[start : start + 8])
+    together = max(8, min(256, (1 << 13) // code.nodes))  # rows; more of them for small codes, whose steps are short
+    for start in range(0, len(v), together):
+        x = trellis_path.doubled(v[start : start + together])
         history = trellis_path.forward(code, x, None)
         symbols, before = trellis_path.backward(code, x, history, history[-1].argmin(axis=1), 0)
         window = before
         for step in range(v.shape[1]):
             window = (window << code.bits | symbols[:, step]) & ((1 << code.window) - 1)
-            found[start : start + 8, step] = window
+            found[start : start + together, step] = window
     return found
 
 

@@ -27,6 +27,7 @@ ROTATIONS: Final = ("hadamard", "dense")
 SKETCHES: Final = ("gaussian", "hadamard")
 NORM_DTYPES: Final = ("float16", "float32")
 MAX_SEARCH: Final = 65
+MAX_TRELLIS_DIM: Final = 8192  # the walk remembers 2 bytes a node and coordinate, up to 32 MiB
 MAX_MATRIX: Final = 1 << 26  # entries of a dense rotation or Gaussian sketch: dim 8192 squared
 
 U8: Final = np.dtype(np.uint8)
@@ -77,6 +78,8 @@ def _trellis(spec: Mapping[str, Any], clean: Spec) -> Spec:
     clean["rotation"] = checks.choice(spec["rotation"], ROTATIONS, "rotation")
     _require_table(dim * dim, clean["rotation"] == "dense", "rotation", dim)
     window = window_bits(bits, states)
+    if dim > MAX_TRELLIS_DIM:
+        raise InvalidDimension(f"the trellis quantizer takes a dim of at most {MAX_TRELLIS_DIM}, got {dim}")
     if dim * bits < 4 * window:  # a path that closes on itself after fewer bits is worse than no trellis at all
         raise InvalidDimension(
             f"a trellis of {states} states needs dim * bits of at least {4 * window}, got {dim} * {bits}; "

@@ -17,14 +17,16 @@ U16 = NDArray[np.uint16]
 
 LARGEST: Final = 65535  # a metric saturates here
 ROWS: Final = 32  # walked at once: the costs of all windows of these rows stay in the second-level cache
+HISTORY: Final = 1 << 24  # metrics remembered at once at most, unless one row has more
 
 
 def tail_biting(code: Trellis, v: I16) -> U8:
     """Symbols (rows, dim), each below 2**bits, of int16 coordinates: the circular path of two passes."""
     rows, dim = v.shape
     out = np.empty((rows, dim), np.uint8)
-    for start in range(0, rows, ROWS):
-        part = slice(start, min(start + ROWS, rows))
+    together = max(1, min(ROWS, HISTORY // (code.nodes * dim)))
+    for start in range(0, rows, together):
+        part = slice(start, min(start + together, rows))
         x = doubled(v[part])[:, ::-1]  # the format's time runs from the last coordinate to the first
         half = dim // 2
         turned = np.concatenate([x[:, half:], x[:, :half]], axis=1)

@@ -2,6 +2,10 @@
 
 #include "active.h"
 
+void tq_row_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
+    (book->window ? tq_active.trellis.centroids : tq_active.decode.centroids)(book, packed, codes, out);
+}
+
 int tq_decode_rows(void *context, size_t first, size_t last) {
     const tq_decode_job *job = context;
     const tq_plan *plan = job->plan;
@@ -14,7 +18,7 @@ int tq_decode_rows(void *context, size_t first, size_t last) {
         size_t rows = last - start < batch ? last - start : batch;
         if (batch <= 2) tq_ahead(job->out + start * dim, rows * dim * sizeof *x); /* long rows, written a while from now */
         for (size_t r = 0; r < rows; r++)
-            tq_active.decode.centroids(&plan->book, job->packed + (start + r) * job->stride, codes, x + r * padded);
+            tq_row_centroids(&plan->book, job->packed + (start + r) * job->stride, codes, x + r * padded);
         tq_active.hadamard.inverse_rows(&plan->rotation, x, rows, scratch, job->scales + start, job->out + start * dim);
     }
     tq_aligned_free(x);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "active.h"
+#include "trellis/run.h"
 
 #define UNIT 4096.0
 #define SQUARE 16777216.0
@@ -16,6 +17,7 @@ typedef struct scratch {
     int16_t *v;
     uint8_t *codes, *tried;
     int32_t *residual;
+    tq_trellis_scratch trellis; /* its memory NULL for other codebooks */
     void *memory;
 } scratch;
 
@@ -111,7 +113,10 @@ static void finish(const tq_encode_job *job, size_t row, scratch *of, float *z, 
     const tq_encode_slots *slots = &tq_active.encode;
     uint8_t *out = job->packed + row * plan->row_bytes;
     int64_t dot, square;
-    if (plan->candidates <= 1 && plan->sketch.kind == TQ_NO_SKETCH) { /* nobody needs v and the codes */
+    if (plan->book.window) {
+        slots->coordinates(z, plan->book.dim, of->v);
+        tq_trellis_row(plan, z, of->v, &of->trellis, out, &dot, &square);
+    } else if (plan->candidates <= 1 && plan->sketch.kind == TQ_NO_SKETCH) { /* nobody needs v and the codes */
         slots->finish(&plan->book, z, of->v, of->codes, out, &dot, &square);
     } else {
         slots->coordinates(z, plan->book.dim, of->v);
@@ -133,6 +138,11 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     scratch of;
     _Alignas(64) char local[8192];
     if (scratch_make(&of, plan->book.dim, batch, local, sizeof local)) return -1;
+    of.trellis.memory = NULL;
+    if (plan->book.window && tq_trellis_scratch_make(&of.trellis, &plan->book)) {
+        tq_aligned_free(of.memory);
+        return -1;
+    }
     for (size_t start = first; start < last; start += batch) {
         size_t rows = last - start < batch ? last - start : batch;
         const char *next = start + batch < last ? (const char *)job->x + (start + batch) * row_bytes : NULL;
@@ -142,6 +152,7 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
         if (next) tq_ahead(next + batch * row_bytes / 2, batch * row_bytes / 2);
         for (size_t r = 0; r < rows; r++) finish(job, start + r, &of, of.scaled + r * padded, of.norms[r]);
     }
+    tq_trellis_scratch_free(&of.trellis);
     tq_aligned_free(of.memory);
     return 0;
 }

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
@@ -60,7 +61,7 @@ class SimdBackend(NumpyBackend):
         _simd.rotate(packed, x, out, inverse, self.threads)
         return out
 
-    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+    def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """As NumpyBackend, bit for bit."""
         if plan.rotation.matrix is not None:
             return super().encode(plan, x)
@@ -70,7 +71,7 @@ class SimdBackend(NumpyBackend):
         _simd.encode(self._packed(plan), x, packed, scales, gammas, self.threads)
         return packed, scales, gammas
 
-    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+    def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """As NumpyBackend, within rounding."""
         if plan.rotation.matrix is not None or plan.sketch is not None:
             return super().decode(plan, packed, scales, gammas)
@@ -79,7 +80,7 @@ class SimdBackend(NumpyBackend):
         return out
 
     def scores(
-        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+        self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """As NumpyBackend, within rounding; at "int16" and "int8" with the error that csrc/score/query.h allows."""
         out = np.empty((len(queries), len(packed)), np.float32)
@@ -89,7 +90,7 @@ class SimdBackend(NumpyBackend):
 
     def search(
         self,
-        plan: ScalarPlan,
+        plan: Plan,
         packed: U8,
         scales: NDArray[np.floating],
         gammas: NDArray[np.floating] | None,
@@ -122,18 +123,18 @@ class SimdBackend(NumpyBackend):
             packed = self._sketches[sketch] = pack_sketch(sketch)
         return packed
 
-    def _packed(self, plan: ScalarPlan) -> object:
+    def _packed(self, plan: Plan) -> object:
         """The packed form of a plan, kept as long as its rotation; the rest of a plan is told by its numbers."""
         book, sketch = plan.codebook, plan.sketch
         drawn = None if sketch is None else (sketch.kind, sketch.seed, sketch.projections)
-        key = (book.dim, book.bits, plan.rule, plan.candidates, plan.strict, drawn)
+        key = (book.bits, book.states if isinstance(book, Trellis) else 0, plan.rule, plan.candidates, plan.strict, drawn)
         of_rotation = self._plans.setdefault(plan.rotation, {})
         found = of_rotation.get(key)
         if found is None:
             found = of_rotation[key] = pack_plan(plan)
         return found
 
-    def attention(self, keys: ScalarPlan, values: ScalarPlan, accuracy: str) -> "PackedAttention":
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> "PackedAttention":
         """Fused attention over tokens packed by two plans; see tq_kernels_simd.attention."""
         from tq_kernels_simd.attention import PackedAttention
 

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core.codebook import Codebook
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 
-MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
-HEADER: Final = struct.Struct("=21q5d")
+MAGIC: Final = int.from_bytes(b"TQPLN002", "little")
+HEADER: Final = struct.Struct("=22q5d")
 RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its index
 SKETCHES: Final = {None: 0, "gaussian": 1, "hadamard": 2}
 SIGN: Final = np.uint32(0x80000000)
@@ -46,7 +47,7 @@ def pack_sketch(sketch: Sketch) -> object:
     return _simd.plan(_bytes(None, None, "plain", (), sketch, strict=False))
 
 
-def pack_plan(plan: ScalarPlan) -> object:
+def pack_plan(plan: Plan) -> object:
     """The checked plan of a quantizer or codec."""
     return _simd.plan(plan_bytes(plan))
 
@@ -56,14 +57,14 @@ def rotation_bytes(rotation: Rotation) -> bytes:
     return _bytes(rotation, None, "plain", (), None, strict=False)
 
 
-def plan_bytes(plan: ScalarPlan) -> bytes:
+def plan_bytes(plan: Plan) -> bytes:
     """What `pack_plan` hands to the C code."""
     return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
 
 
 def _bytes(
     rotation: Rotation | None,
-    book: Codebook | None,
+    book: Codebook | Trellis | None,
     rule: str,
     candidates: tuple[float, ...],
     sketch: Sketch | None,
@@ -79,7 +80,9 @@ def _bytes(
     )
     matrix = arrays.add(sketch.matrix) if sketch is not None and sketch.matrix is not None else 0
     thresholds = levels = centroids = magnitudes = 0
-    if book is not None:
+    if isinstance(book, Trellis):
+        levels, centroids = arrays.add(2 * book.levels), arrays.add(book.centroids)
+    elif book is not None:
         half = 1 << (book.bits - 1)
         thresholds, levels = arrays.add(book.thresholds), arrays.add(book.levels[half:])
         centroids = arrays.add(book.centroids)
@@ -107,6 +110,7 @@ def _bytes(
         matrix,
         sketch_signs,
         sketch_permutations,
+        book.window if isinstance(book, Trellis) else 0,
         factor,
         inverse,
         sketch_factor,
