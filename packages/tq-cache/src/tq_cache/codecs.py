@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
 from tq_cache.stores import Store
-from tq_core import Encoded, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
+from tq_core import Encoded, ScaleRange, TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]  # field name -> (rows, width) or (rows,)
@@ -52,9 +52,12 @@ class TurboCodec:
     """A VectorCodec as a token codec. A norm too small for float16 is stored as 0: an error below 3e-8 a vector."""
 
     def __init__(self, store: Store, dim: int, norms: str, seed: int, backend: str) -> None:
-        quantizer = (TurboQuantMSE if store.kind == "mse" else TurboQuantProd)(
-            dim, store.bits, seed=seed, backend=backend
-        )
+        quantizer: TurboQuantMSE | TurboQuantProd | TrellisQuant
+        if store.kind == "trellis":
+            quantizer = TrellisQuant(dim, store.bits, seed=seed, states=store.states, backend=backend)
+        else:
+            make = TurboQuantMSE if store.kind == "mse" else TurboQuantProd
+            quantizer = make(dim, store.bits, seed=seed, backend=backend)
         self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention]] = WeakKeyDictionary()
         self.codec = VectorCodec(quantizer, scale=store.scale, norm_dtype=norms, search=store.search, underflow="zero")
 

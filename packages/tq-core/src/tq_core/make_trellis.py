@@ -44,7 +44,7 @@ def initial(bits: int, states: int) -> NDArray[np.int16]:
     for node in range(nodes):
         order = random_bits.permutation(random_bits.stream_key(seed, STREAM + 64 + node), branches)
         levels[node] = strata[order, node]
-    return _without_zero(levels.ravel())
+    return _legal(levels.ravel())
 
 
 def train(bits: int, states: int) -> Trellis:
@@ -62,7 +62,7 @@ def train(bits: int, states: int) -> Trellis:
         visits = np.bincount(chosen, minlength=len(levels))
         errors = v.ravel().astype(np.int64) - levels[chosen]
         distortion = float((errors * errors).sum()) / errors.size / 4096**2
-        levels = _without_zero(np.rint((2 * sums + levels) / (2 * visits + 1)).astype(np.int16))
+        levels = _legal(np.rint((2 * sums + levels) / (2 * visits + 1)).astype(np.int16))
     return Trellis(bits, states, levels, float(f"{distortion:.6g}"))
 
 
@@ -81,8 +81,9 @@ def walk(code: Trellis, v: NDArray[np.int16]) -> NDArray[np.int32]:
     return found
 
 
-def _without_zero(levels: NDArray[np.int16]) -> NDArray[np.int16]:
-    return np.where(levels == 0, np.int16(1), levels)  # no reconstruction is zero, so every scale is defined
+def _legal(levels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """No level is 0, so that every scale is defined, and twice a level fits int16."""
+    return np.clip(np.where(levels == 0, 1, levels), -16383, 16383).astype(np.int16)
 
 
 def entry(code: Trellis) -> dict[str, Any]:

@@ -68,7 +68,7 @@ static inline void forward_bits(const tq_codebook *book, const int16_t *x, size_
 
 /* Eight nodes: a step is 2^bits times eight windows. */
 static inline void forward_eight(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history, int bits) {
-    __m128i best = _mm_loadu_si128((const __m128i *)(const void *)history), patterns[TQ_TRELLIS_BRANCHES];
+    __m128i best = _mm_loadu_si128((const __m128i *)(const void *)history), patterns[1 << TQ_TRELLIS_BITS];
     for (int i = 0; i < 1 << bits; i++) {
         uint8_t bytes[16];
         for (int lane = 0; lane < 8; lane++) {
@@ -98,4 +98,66 @@ static void forward(const tq_codebook *book, const int16_t *x, size_t steps, uin
     }
 }
 
-void tq_trellis_avx2(tq_trellis_slots *slots) { slots->forward = forward; }
+/* Every `stride`-th of eight numbers. */
+static inline __m128i eight(const uint16_t *at, size_t stride) {
+    __m128i found = _mm_cvtsi32_si128(at[0]);
+    found = _mm_insert_epi16(found, at[stride], 1);
+    found = _mm_insert_epi16(found, at[2 * stride], 2);
+    found = _mm_insert_epi16(found, at[3 * stride], 3);
+    found = _mm_insert_epi16(found, at[4 * stride], 4);
+    found = _mm_insert_epi16(found, at[5 * stride], 5);
+    found = _mm_insert_epi16(found, at[6 * stride], 6);
+    return _mm_insert_epi16(found, at[7 * stride], 7);
+}
+
+/* The least cost of eight windows, `nodes` apart, and in bits 16..18 which of them has it first. `from` are the metrics of the
+ * nodes before them, which lie nodes >> bits apart. */
+static inline unsigned least_of_eight(const int16_t *levels, size_t nodes, __m128i x, __m128i from) {
+    __m128i e = _mm_subs_epi16(x, eight((const uint16_t *)levels, nodes));
+    return (unsigned)_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_adds_epu16(_mm_mulhrs_epi16(e, e), from)));
+}
+
+static unsigned backward_three(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop, const uint16_t *history,
+                               unsigned node, uint8_t *symbols) {
+    size_t nodes = book->nodes;
+    for (size_t step = steps; step-- > stop;) {
+        const uint16_t *before = history + step * nodes + (node >> 3);
+        unsigned best = least_of_eight(book->levels + node, nodes, _mm_set1_epi16(x[step]), eight(before, nodes >> 3));
+        symbols[step] = (uint8_t)(node & 7);
+        node = (unsigned)((node + (best >> 16) * nodes) >> 3);
+    }
+    return node;
+}
+
+static unsigned backward_four(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop, const uint16_t *history,
+                              unsigned node, uint8_t *symbols) {
+    size_t nodes = book->nodes, stride = nodes >> 4;
+    for (size_t step = steps; step-- > stop;) {
+        const uint16_t *before = history + step * nodes + (node >> 4);
+        const int16_t *levels = book->levels + node;
+        __m128i value = _mm_set1_epi16(x[step]), low, high;
+        if (stride == 0) { /* 8 nodes: a node is entered by two windows */
+            __m128i all = _mm_loadu_si128((const __m128i *)(const void *)before);
+            low = _mm_unpacklo_epi16(all, all);
+            high = _mm_unpackhi_epi16(all, all);
+        } else if (stride == 1) {
+            low = _mm_loadu_si128((const __m128i *)(const void *)before);
+            high = _mm_loadu_si128((const __m128i *)(const void *)(before + 8));
+        } else {
+            low = eight(before, stride);
+            high = eight(before + 8 * stride, stride);
+        }
+        unsigned first = least_of_eight(levels, nodes, value, low), second = least_of_eight(levels + 8 * nodes, nodes, value, high);
+        size_t branch = (second & 0xFFFF) < (first & 0xFFFF) ? 8 + (second >> 16) : first >> 16;
+        size_t window = node + branch * nodes;
+        symbols[step] = (uint8_t)(window & 15);
+        node = (unsigned)(window >> 4);
+    }
+    return node;
+}
+
+void tq_trellis_avx2(tq_trellis_slots *slots) {
+    slots->forward = forward;
+    slots->backward[3] = backward_three; /* with two or four branches, one look at each is as fast */
+    slots->backward[4] = backward_four;
+}

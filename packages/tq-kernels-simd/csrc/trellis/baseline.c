@@ -73,4 +73,5 @@ static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *s
     }
 }
 
-const tq_trellis_slots tq_trellis_baseline = {forward, backward, levels, centroids};
+const tq_trellis_slots tq_trellis_baseline = {
+    forward, {NULL, backward, backward, backward, backward}, levels, centroids};

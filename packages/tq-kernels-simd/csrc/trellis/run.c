@@ -60,11 +60,11 @@ static void walk(const tq_codebook *book, const int16_t *v, tq_trellis_scratch *
     unsigned seam = 0;
     for (unsigned n = 1; n < nodes; n++)
         if (last[n] < last[seam]) seam = n;
-    seam = tq_active.trellis.backward(book, x + half, dim, dim - half, of->history, seam, of->symbols);
+    seam = tq_active.trellis.backward[book->bits](book, x + half, dim, dim - half, of->history, seam, of->symbols);
     memset(of->history, 0xFF, nodes * sizeof *of->history);
     of->history[seam] = 0;
     tq_active.trellis.forward(book, x, dim, of->history);
-    tq_active.trellis.backward(book, x, dim, 0, of->history, seam, of->symbols);
+    tq_active.trellis.backward[book->bits](book, x, dim, 0, of->history, seam, of->symbols);
     pack(of->symbols, dim, book->bits, out);
 }
 

@@ -7,14 +7,15 @@
 
 #include "plan.h"
 
-#define TQ_TRELLIS_BRANCHES 16 /* windows that enter a node, at most */
+#define TQ_TRELLIS_BITS 4 /* bits a coordinate, at most */
 
 typedef struct tq_trellis_slots {
     /* The history of `steps` steps from its first metrics, which the caller has set. */
     void (*forward)(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history);
-    /* symbols[step], step from steps - 1 down to stop, of the best path into `node`; returns the node before `stop`. */
-    unsigned (*backward)(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop, const uint16_t *history,
-                         unsigned node, uint8_t *symbols);
+    /* By the code's bits: symbols[step], step from steps - 1 down to stop, of the best path into `node`; returns the node before
+     * `stop`. */
+    unsigned (*backward[TQ_TRELLIS_BITS + 1])(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop,
+                                              const uint16_t *history, unsigned node, uint8_t *symbols);
     /* The doubled levels, or the centroids, of a packed row: dim numbers. Reads exactly tq_book_bytes(book) bytes; `scratch`
      * has TQ_PADDED(dim) bytes; all at any alignment. */
     void (*levels)(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, int16_t *out);

@@ -127,7 +127,14 @@ class SimdBackend(NumpyBackend):
         """The packed form of a plan, kept as long as its rotation; the rest of a plan is told by its numbers."""
         book, sketch = plan.codebook, plan.sketch
         drawn = None if sketch is None else (sketch.kind, sketch.seed, sketch.projections)
-        key = (book.bits, book.states if isinstance(book, Trellis) else 0, plan.rule, plan.candidates, plan.strict, drawn)
+        key = (
+            book.bits,
+            book.states if isinstance(book, Trellis) else 0,
+            plan.rule,
+            plan.candidates,
+            plan.strict,
+            drawn,
+        )
         of_rotation = self._plans.setdefault(plan.rotation, {})
         found = of_rotation.get(key)
         if found is None:
