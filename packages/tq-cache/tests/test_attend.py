@@ -13,8 +13,13 @@ POLICIES = [
     "k=mse4,v=mse4",
     "k=prod4,v=mse3,sinks=3,window=20",
     "k=int4,v=absmax4,window=5",
+    "k=mse3.5,v=mse2.25,sinks=2",
+    "k=mse4,v=mse2.5,window=5",
     "k=mse2,v=prod3,sinks=1",
     "k=float16,v=mse8,window=400",
+    "k=mse4,v=mse4,kmean=32,sinks=2,window=9",
+    "k=mse4x8+mse2,v=mse4x5+mse2,kmean=16",
+    "k=mse4,v=mse3,kmean=8,head1.k=mse6,head1.v=int5",
 ]
 
 
@@ -76,7 +81,7 @@ def test_attend_is_attention_over_the_decoded_tokens(layer, workspace_bytes, opt
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("layer", POLICIES[:2], indirect=True)
+@pytest.mark.parametrize("layer", POLICIES[:2] + POLICIES[-3:], indirect=True)
 @pytest.mark.parametrize("shape", [(7, 200), (6, 7, 200), (1, 7, 200)])
 def test_masks_hide_tokens_and_a_query_that_sees_nothing_gets_zeros(layer, shape, vectors):
     queries = vectors(6, 7, 48, seed=2)

@@ -1,4 +1,7 @@
-"""Caches against a plain model: a list of tokens, each exact, or quantized once when it leaves the window."""
+"""Caches against a plain model: a list of tokens, each exact, or quantized once when it leaves the window.
+
+Where something is learned from the first tokens to be quantized, these wait for the last of them.
+"""
 
 import numpy as np
 import pytest
@@ -12,20 +15,26 @@ DIM = 12
 
 
 class PlainModel:
-    """One side of one head. `tokens` are (decoded row, is settled); `position` counts every token ever seen."""
+    """One side of one head. `tokens` are (decoded row, is settled); `position` counts every token ever seen.
 
-    def __init__(self, decode, sinks, window, max_tokens):
-        self.decode, self.sinks, self.window, self.max_tokens = decode, sinks, window, max_tokens
-        self.tokens, self.position = [], 0
+    `learn` makes a function that quantizes one row, from the first `waits` rows that are to be quantized.
+    """
+
+    def __init__(self, learn, sinks, window, max_tokens, waits=0):
+        self.learn, self.sinks, self.window, self.max_tokens, self.waits = learn, sinks, window, max_tokens, waits
+        self.clear()
 
     def append(self, rows):
         for row in rows:
             self.tokens.append((row.astype(np.float32), row, self.position < self.sinks))
             self.position += 1
             recent = [i for i, (_, raw, settled) in enumerate(self.tokens) if not settled]
-            if len(recent) > self.window:
-                _, raw, _ = self.tokens[recent[0]]
-                self.tokens[recent[0]] = (self.decode(raw), raw, True)
+            leaving = recent[: max(0, len(recent) - self.window)]
+            if self.decode is None and leaving and len(leaving) >= self.waits:
+                self.decode = self.learn([self.tokens[i][1] for i in leaving])
+            for i in leaving if self.decode else []:
+                raw = self.tokens[i][1]
+                self.tokens[i] = (self.decode(raw), raw, True)
             if self.max_tokens and len(self.tokens) > self.max_tokens:
                 self.tokens.pop(0)
 
@@ -34,7 +43,7 @@ class PlainModel:
         self.tokens = self.tokens[:count]
 
     def clear(self):
-        self.tokens, self.position = [], 0
+        self.tokens, self.position, self.decode = [], 0, None
 
     def rows(self):
         return np.array([row for row, _, _ in self.tokens], np.float32).reshape(-1, DIM)
@@ -45,12 +54,51 @@ def _row_by_row(quantizer, scale):
     return lambda row: codec.decode(codec.encode(row))
 
 
-SIDES = {
-    "mse3": _row_by_row(TurboQuantMSE(DIM, 3, seed=5), "unbiased"),
-    "mse4": _row_by_row(TurboQuantMSE(DIM, 4, seed=5), "norm"),
-    "prod3": _row_by_row(TurboQuantProd(DIM, 3, seed=5), "unbiased"),
-    "float16": lambda row: row.astype(np.float16).astype(np.float32),
-}
+def _learned(mean=0, channels=0, split=0, bits=(4, 2)):
+    """How a head quantizes a row less the mean of its first `mean` ones, some channels at more bits."""
+    parts = [_row_by_row(TurboQuantMSE(size, b, seed=5), "unbiased") for size, b in _sizes(channels, bits)]
+
+    def learn(rows):
+        rows = [row.astype(np.float64) for row in rows]
+        middle = np.float32(sum(rows[:mean], np.zeros(DIM)) / mean) if mean else np.zeros(DIM, np.float32)
+        energy = sum(((row.astype(np.float32) - middle).astype(np.float64) ** 2 for row in rows[:split]), np.zeros(DIM))
+        ranked = sorted(range(DIM), key=lambda channel: (-energy[channel], channel))
+        high, rest = sorted(ranked[:channels]), sorted(ranked[channels:])
+
+        def decode(row):
+            moved, found = row.astype(np.float32) - middle, np.empty(DIM, np.float32)
+            for channels_of, part in zip([high, rest] if high else [rest], parts, strict=True):
+                found[channels_of] = part(moved[channels_of])
+            return found + middle
+
+        return decode
+
+    return learn
+
+
+def _sizes(channels, bits):
+    return [(channels, bits[0]), (DIM - channels, bits[1])] if channels else [(DIM, bits[0])]
+
+
+def _always(decode):
+    return lambda rows: decode
+
+
+# what a side's options are, how it quantizes, and how many tokens it learns from
+KEYS = [
+    ("k=mse3", _always(_row_by_row(TurboQuantMSE(DIM, 3, seed=5), "unbiased")), 0),
+    ("k=prod3", _always(_row_by_row(TurboQuantProd(DIM, 3, seed=5), "unbiased")), 0),
+    ("k=float16", _always(lambda row: row.astype(np.float16).astype(np.float32)), 0),
+    ("k=mse4,kmean=3", _learned(mean=3), 3),
+    ("k=mse4x3+mse2,ksplit=4", _learned(channels=3, split=4), 4),
+    ("k=mse4x5+mse2,kmean=2,ksplit=3", _learned(mean=2, channels=5, split=3), 3),
+    ("k=mse4x5+mse2,kmean=5,ksplit=1", _learned(mean=5, channels=5, split=1), 5),
+]
+VALUES = [
+    ("v=mse4,vscale=norm", _always(_row_by_row(TurboQuantMSE(DIM, 4, seed=5), "norm")), 0),
+    ("v=float16", _always(lambda row: row.astype(np.float16).astype(np.float32)), 0),
+    ("v=mse4x2+mse2,vsplit=2", _learned(channels=2, split=2), 2),
+]
 
 steps = st.lists(
     st.one_of(
@@ -66,18 +114,20 @@ steps = st.lists(
 @settings(max_examples=120, deadline=None)
 @given(
     steps,
-    st.sampled_from(["mse3", "prod3", "float16"]),
-    st.sampled_from(["mse4", "float16"]),
+    st.sampled_from(KEYS),
+    st.sampled_from(VALUES),
     st.integers(0, 3),
     st.integers(0, 6),
-    st.sampled_from([0, 1, 5, 11]),
+    st.sampled_from([0, 1, 5, 11, 16]),
     st.sampled_from([np.float16, np.float32, np.float64]),
 )
 def test_any_sequence_of_calls_equals_the_plain_model_bit_for_bit(actions, keys, values, sinks, window, limit, dtype):
-    scale = ",vscale=norm" if values == "mse4" else ""
-    policy = CachePolicy.parse(f"k={keys},v={values}{scale},sinks={sinks},window={window}")
+    policy = CachePolicy.parse(f"{keys[0]},{values[0]},sinks={sinks},window={window}")
+    waits = max(keys[2], values[2])
+    if waits and 0 < limit < window + waits:
+        limit = window + waits  # less is refused
     cache = QuantizedKVCache(DIM, policy, seed=5, max_tokens=limit)
-    models = [PlainModel(SIDES[name], sinks, window, limit) for name in (keys, values)]
+    models = [PlainModel(learn, sinks, window, limit, waits) for _, learn, _ in (keys, values)]
     generator = np.random.default_rng(3)
     for action, count in actions:
         if action == "append":
@@ -99,7 +149,16 @@ def test_any_sequence_of_calls_equals_the_plain_model_bit_for_bit(actions, keys,
         assert np.array_equal(cache.values(), models[1].rows())
 
 
-@pytest.mark.parametrize("policy", ["k=mse4,v=mse4", "k=prod4,v=mse2,sinks=2,window=5", "k=int4,v=absmax3,window=3"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "k=mse4,v=mse4",
+        "k=prod4,v=mse2,sinks=2,window=5",
+        "k=int4,v=absmax3,window=3",
+        "k=mse4,v=mse4,kmean=16,sinks=1,window=3",
+        "k=mse4x4+mse2,v=int8x2+mse2,kmean=30,ksplit=8,vsplit=9,head1.k=mse3",
+    ],
+)
 def test_one_by_one_equals_all_at_once(policy, vectors):
     keys, values = vectors(3, 40, DIM), vectors(3, 40, DIM, seed=1)
     at_once, one_by_one = (MultiHeadKVCache(3, DIM, policy) for _ in range(2))
@@ -110,8 +169,9 @@ def test_one_by_one_equals_all_at_once(policy, vectors):
     assert np.array_equal(at_once.values(), one_by_one.values())
 
 
-def test_heads_layers_and_rows_hold_what_single_heads_hold(vectors):
-    policy = "k=mse4,v=mse3,sinks=1,window=4"
+@pytest.mark.parametrize("options", ["", ",kmean=5", ",kmean=12", ",kmean=13"])
+def test_heads_layers_and_rows_hold_what_single_heads_hold(options, vectors):
+    policy = f"k=mse4,v=mse3,sinks=1,window=4{options}"
     keys, values = vectors(2, 3, 17, DIM), vectors(2, 3, 17, DIM, seed=1)
     decoder = DecoderCache(2, 3, DIM, policy, batch=2, seed=9)
     decoder.append(keys, values, 1)

@@ -13,7 +13,10 @@ POLICIES = [
     "k=mse3,v=prod4,sinks=2,window=7",
     "k=int4,v=absmax8,window=3",
     "k=float16,v=float32",
+    "k=mse2.5,v=mse3.25,window=3",
     "k=mse4,v=mse2,boundary=1@8,norms=float32",
+    "k=mse4,v=mse2,kmean=20,sinks=1",
+    "k=mse4x8+mse2,v=mse3x4+mse2,kmean=4,layer1.head1.k=mse8,layer2.head0.v=int4",
 ]
 
 

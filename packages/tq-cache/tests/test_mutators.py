@@ -9,7 +9,14 @@ from tq_cache import DecoderCache, MultiHeadKVCache, PolicyMismatch, QuantizedKV
 from tq_core import InvalidSpec, ShapeMismatch
 
 HEADS, DIM = 2, 12
-POLICIES = ["k=mse4,v=mse3", "k=mse3,v=prod4,sinks=2,window=3", "k=int4,v=float16,window=1"]
+POLICIES = [
+    "k=mse4,v=mse3",
+    "k=mse3,v=prod4,sinks=2,window=3",
+    "k=int4,v=float16,window=1",
+    "k=mse2.25,v=mse3.5,window=2",
+    "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
+    "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,head1.vscale=mse",
+]
 
 
 class PlainRow:
@@ -56,7 +63,7 @@ steps = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps, st.sampled_from(POLICIES), st.sampled_from([0, 4]))
+@given(steps, st.sampled_from(POLICIES), st.sampled_from([0, 6]))
 def test_any_sequence_of_mutators_equals_the_same_on_the_raw_vectors(actions, policy, limit):
     cache = DecoderCache(1, HEADS, DIM, policy, batch=2, max_tokens=limit)
     rows = [PlainRow(), PlainRow()]

@@ -3,26 +3,37 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, Store
+from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, QuantizedKVCache, Store
 from tq_cache.grammar import Override
+from tq_cache.plan import Planner
+from tq_cache.stores import SplitStore
 from tq_core import TurboQuantError
 
 stores = st.one_of(
     st.builds(
         Store,
         st.just("mse"),
-        st.integers(1, 8),
+        st.one_of(st.integers(1, 8), st.sampled_from([2.25, 2.5, 3.25, 3.5])),
         st.sampled_from(["unbiased", "mse", "norm", "plain"]),
         st.sampled_from([0, 3, 9, 65]),
     ),
     st.builds(Store, st.just("prod"), st.integers(2, 8), st.sampled_from(["unbiased", "plain"])),
     st.builds(Store, st.sampled_from(["int", "absmax"]), st.integers(2, 8)),
     st.builds(Store, st.just("float"), st.sampled_from([16, 32])),
+    st.builds(
+        lambda high, channels, rest, scale: SplitStore(high, channels, rest).with_rules(scale, 0),
+        st.sampled_from([Store("mse", 4), Store("prod", 5), Store("float", 16)]),
+        st.integers(2, 32),
+        st.sampled_from([Store("mse", 2), Store("mse", 3)]),
+        st.sampled_from(["unbiased", "plain"]),
+    ),
 )
+spans = st.one_of(st.none(), st.builds(lambda first, more: (first, first + more), st.integers(0, 5), st.integers(0, 3)))
 policies = st.builds(
     CachePolicy,
     stores,
@@ -32,22 +43,34 @@ policies = st.builds(
     st.tuples(st.integers(0, 3), st.integers(2, 8)),
     st.sampled_from(["float16", "float32"]),
     st.lists(
-        st.builds(
-            lambda first, more, option: Override(first, first + more, *option),
-            st.integers(0, 5),
-            st.integers(0, 3),
-            st.sampled_from([("k", "mse8"), ("v", "float16"), ("k", "int4"), ("sinks", "3"), ("window", "0")]),
+        st.one_of(
+            st.builds(
+                lambda layers, option: Override(layers, None, *option),
+                spans.filter(bool),
+                st.sampled_from([("k", "mse8"), ("v", "float16"), ("k", "int4"), ("sinks", "3"), ("kmean", "given")]),
+            ),
+            st.builds(
+                lambda layers, heads, option: Override(layers, heads, *option),
+                spans,
+                spans.filter(bool),
+                st.sampled_from([("k", "mse8"), ("v", "float16"), ("k", "mse3x4+mse2"), ("v", "int4")]),
+            ),
         ),
-        max_size=3,
+        max_size=4,
     ).map(tuple),
+    st.sampled_from([0, 1, 64, "given"]),
+    st.sampled_from([1, 64, "given"]),
+    st.sampled_from([16, 64, "given"]),
 )
 
 
+@settings(deadline=None)
 @given(policies)
 def test_every_policy_survives_its_string(policy):
     assert CachePolicy.parse(str(policy)) == policy
 
 
+@settings(deadline=None)
 @given(policies)
 def test_every_policy_survives_json(policy):
     assert CachePolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
@@ -66,6 +89,81 @@ def test_presets_print_as_policies_that_behave_alike(name):
     for layers in (1, 4, 16, 32):
         assert policy.resolve(layers) == CachePolicy.parse(str(policy)).resolve(layers)
         assert 8 * policy.resolve(layers).boundary[0] <= layers
+
+
+@settings(deadline=None)
+@given(policies, st.integers(1, 6))
+def test_heads_of_a_layer_are_grouped_by_what_each_of_them_has(policy, kv_heads):
+    planner = Planner(policy, 9, kv_heads, (64, 64), 0, "numpy")
+    for layer in range(9):
+        groups = planner.alike(layer)
+        found = {}
+        for stores, heads in groups:
+            found |= dict.fromkeys(range(kv_heads) if heads is None else heads, stores)
+        own = [policy.for_layer(layer, 9, head) for head in range(kv_heads)]
+        assert [found[head] for head in range(kv_heads)] == [(each.keys, each.values) for each in own]
+        assert len({stores for stores, _ in groups}) == len(groups)
+        assert [heads is None for _, heads in groups] == [True] or all(
+            groups[i][1][0] < groups[i + 1][1][0] for i in range(len(groups) - 1)
+        )
+
+
+def test_heads_may_have_options_of_their_own():
+    policy = CachePolicy.parse("k=mse4,v=mse4,head0-1.k=mse8,layer2.k=mse3,layer2.head1.kscale=norm,head3.v=int4")
+    assert str(policy) == "k=mse4,v=mse4,head0-1.k=mse8,layer2.k=mse3,layer2.head1.kscale=norm,head3.v=int4"
+    assert [str(policy.for_layer(0, 4, head)) for head in range(4)] == [
+        "k=mse8,v=mse4",
+        "k=mse8,v=mse4",
+        "k=mse4,v=mse4",
+        "k=mse4,v=int4",
+    ]
+    assert str(policy.for_layer(0, 4)) == "k=mse4,v=mse4"
+    assert str(policy.for_layer(2, 4, 0)) == "k=mse3,v=mse4"  # what comes later wins
+    assert str(policy.for_layer(2, 4, 1)) == "k=mse3,v=mse4,kscale=norm"
+    assert str(policy.inner()) == "k=mse4,v=mse4,head0-1.k=mse8,head3.v=int4"
+    assert str(policy.lone()) == "k=mse4,v=mse4"
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "says"),
+    [
+        ("k=mse4,v=mse4,head0-4.k=mse8", "head0-4.k=mse8", r"names head 4, but a layer has 0\.\.3 \(at character 15"),
+        ("k=mse4,v=mse4,layer1.head4.v=int4", "layer1.head4.v=int4", r"names head 4, but a layer has 0\.\.3"),
+        ("k=mse4,v=mse4,layer8.head0.v=int4", "layer8.head0.v=int4", r"names layer 8, but the model has 0\.\.7"),
+        (
+            "v=mse4,k=mse3x31+mse2",
+            "k=mse3x31+mse2",
+            r"31 channels and needs 2 more .* vectors have 32 \(at character 1",
+        ),
+        (
+            "k=mse4,v=mse3x15+mse2",
+            "v=mse3x15+mse2",
+            r"15 channels and needs 2 more .* vectors have 16 \(at character 8",
+        ),
+        ("k=mse4,v=mse4,head1.k=mse3x31+mse2", "head1.k=mse3x31+mse2", r"vectors have 32 \(at character 15"),
+        ("k=mse4,v=mse4,boundary=5@8", "boundary=5@8", r"means 10 layers, but the model has 8; .* \(at character 15"),
+        ("paper-2.5", "v=mse3x32+mse2", "vectors have 16"),
+    ],
+)
+def test_what_a_model_cannot_have_is_named_with_its_place(text, part, says):
+    with pytest.raises(PolicyMismatch, match=says) as caught:
+        CachePolicy.parse(text).resolve(8, kv_heads=4, head_dim=64 if "paper" in text else 32, value_dim=16)
+    assert caught.value.part == part
+
+
+def test_split_stores_keep_rules_in_both_parts_and_boundary_layers_are_not_split():
+    policy = CachePolicy.parse("k=mse3x32+mse2,v=float16x4+prod3,kscale=norm,vscale=plain,vsearch=9,boundary=1@8")
+    assert str(policy) == "k=mse3x32+mse2,v=float16x4+prod3,kscale=norm,vscale=plain,vsearch=9,boundary=1@8"
+    assert policy.keys == SplitStore(Store("mse", 3, "norm"), 32, Store("mse", 2, "norm"))
+    assert policy.values == SplitStore(Store("float", 16), 4, Store("prod", 3, "plain", 9))
+    assert str(policy.for_layer(0, 4)) == "k=mse8,v=prod8,kscale=norm,vscale=plain,vsearch=9"
+    assert policy.is_experimental
+
+
+def test_a_boundary_layer_is_not_asked_for_the_options_of_others():
+    policy = CachePolicy.parse("k=mse4,v=mse4,boundary=1@16,layer5.kscale=norm")
+    assert str(policy.for_layer(0, 8)) == "k=float16,v=float16"
+    assert str(policy.for_layer(5, 8)) == "k=mse4,v=mse4,kscale=norm"
 
 
 def test_layers_may_have_options_of_their_own():
@@ -94,6 +192,31 @@ def test_float_boundary_layers():
     policy = CachePolicy.parse("turboquant_4bit_nc")
     assert str(policy.resolve(32).for_layer(1, 32)) == "k=float16,v=float16"
     assert str(policy.resolve(32).for_layer(2, 32)) == "k=mse4,v=int4,kscale=norm"
+
+
+@pytest.mark.parametrize("bits", [2.25, 2.5, 3.25, 3.5])
+def test_fractional_widths_in_all_forms_of_a_policy(bits):
+    text = f"k=mse{bits:g},v=mse4,kscale=mse,ksearch=9,boundary=1@8,layer3.v=mse{bits:g}"
+    policy = CachePolicy.parse(text)
+    assert str(policy) == text
+    assert policy.keys == Store("mse", bits, "mse", 9)
+    assert CachePolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+    assert str(policy.for_layer(0, 8)) == "k=mse8,v=mse8,kscale=mse,ksearch=9"
+    assert str(policy.for_layer(3, 8)) == f"k=mse{bits:g},v=mse{bits:g},kscale=mse,ksearch=9"
+    assert policy.is_experimental
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("mse", 2.75), ("mse", 4.0), ("prod", 2.5), ("int", 3.5), ("float", 16.0)])
+def test_a_store_of_a_width_that_does_not_exist(kind, bits):
+    with pytest.raises(InvalidPolicy, match=rf"'{kind}{bits}' does not exist"):
+        Store(kind, bits)
+
+
+@pytest.mark.parametrize(("bits", "row"), [(2.25, 36), (2.5, 40), (3.25, 52), (3.5, 56)])
+def test_a_token_of_a_fractional_width_takes_its_bits_and_a_scale(bits, row):
+    cache = QuantizedKVCache(128, f"k=mse{bits:g},v=mse{bits:g}")
+    cache.append(np.ones((10, 128), np.float32), np.ones((10, 128), np.float32))
+    assert cache.ledger().bits_per_value == 8 * (row + 2) / 128
 
 
 def test_order_spaces_and_defaults_do_not_matter():
@@ -126,8 +249,36 @@ def test_below_four_bit_keys_is_labelled_experimental():
         ("k=mse4,v=mse4,layer0.k=mse9", r"'mse9' does not exist.*at character 15"),
         ("k=mse4,v=mse4,layer0.window=-1", "expected a whole number"),
         ("k=mse4,v=mse4,layer0.k=int4,layer0.kscale=norm", "apply to mse, prod and trellis, not to 'int4'"),
+        ("k=mse4,v=mse4,head3=mse8", r"a head's head2.k or layer3.head0-1.k.*at character 15"),
+        ("k=mse4,v=mse4,head1-0.k=mse8", "heads count upwards, got 1-0"),
+        ("k=mse4,v=mse4,head1.layer2.k=mse8", "a head's head2.k or layer3.head0-1.k"),
+        ("k=mse4,v=mse4,head1.sinks=4", r"sinks is one for all heads of a layer.*'head1.sinks=4' at character 15"),
+        ("k=mse4,v=mse4,layer1.head1.window=4", "window is one for all heads of a layer"),
+        ("k=mse4,v=mse4,head1.kmean=4", "kmean is one for all heads of a layer"),
+        ("k=mse4,v=mse4,head0.k=int4,head0.kscale=norm", "apply to mse, prod and trellis, not to 'int4'"),
+        ("k=mse4,v=mse4,kmean=some", r"expected a whole number, got 'some' \('kmean=some' at character 15"),
+        ("k=mse4,v=mse4,kmean=4294967296", "kmean is a number of tokens, 0 or more or 'given'"),
+        ("k=mse3x4+mse2,v=mse4,ksplit=0", "ksplit is a number of tokens, 1 or more or 'given'"),
+        ("k=mse3x4+mse2,v=mse4,vsplit=8", "vsplit is for split stores such as v=mse3x32"),
+        ("k=mse4,v=mse4,layer1.ksplit=8", "ksplit is for split stores such as k=mse3x32"),
+        ("k=mse3x1+mse2,v=mse4", r"a split takes 2 channels at least.*at character 1"),
+        ("k=mse2x32+mse2,v=mse4", "channels of most energy get more bits"),
+        ("k=mse3x+mse2,v=mse4", r"a split reads STORExCHANNELS\+STORE"),
+        ("k=mse3+mse2,v=mse4", r"a split reads STORExCHANNELS\+STORE"),
+        ("k=mse3x32+mse2+mse1,v=mse4", "no store is called 'mse2\\+mse1'"),
+        ("k=int4x8+int2,v=mse4,kscale=norm", "apply to mse, prod and trellis, not to 'int4'"),
         ("k=mse9,v=mse4", r"'mse9' does not exist.*at character 1"),
         ("k=mse4,v=prod1", r"'prod1' does not exist.*at character 8"),
+        (
+            "k=mse2.75,v=mse4",
+            r"no store is called 'mse2\.75'; known: .*mse2\.25, mse2\.5, mse3\.25, mse3\.5.*at character 1",
+        ),
+        ("k=mse4,v=mse2.50", r"no store is called 'mse2\.50'.*at character 8"),
+        ("k=mse4.0,v=mse4", r"no store is called 'mse4\.0'"),
+        ("k=mse2.,v=mse4", r"no store is called 'mse2\.'"),
+        ("k=prod2.5,v=mse4", r"'prod2\.5' does not exist"),
+        ("k=mse4,v=int3.5", r"'int3\.5' does not exist"),
+        ("k=mse2.5,v=mse4,boundary=1@2.5", r"expected a whole number, got '2\.5'"),
         ("k=quartz4,v=mse4", "no store is called 'quartz4'"),
         ("k=float8,v=mse4", "'float8' does not exist"),
         ("k=MSE4,v=mse4", "no store is called 'MSE4'"),

@@ -15,8 +15,11 @@ POLICIES = [
     "k=mse4,v=mse3",
     "k=mse3,v=prod4,sinks=2,window=3",
     "k=int4,v=float16,window=1",
+    "k=mse3.25,v=mse2.5,ksearch=3,sinks=1,window=1,boundary=1@6",
     "k=absmax3,v=float32,norms=float32,sinks=1,window=2",
     "k=mse1,v=mse8,kscale=mse,vscale=norm,vsearch=3,boundary=1@5",
+    "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
+    "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,layer1.head0.v=int4",
 ]
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -78,7 +81,7 @@ steps = st.lists(st.one_of(changes, changes, st.tuples(st.just("save_and_load"),
 
 
 @settings(max_examples=80, deadline=None)
-@given(steps, st.sampled_from(POLICIES), st.sampled_from([0, 5]), st.booleans())
+@given(steps, st.sampled_from(POLICIES), st.sampled_from([0, 6]), st.booleans())
 def test_any_history_with_snapshots_equals_the_same_without(saved, reloaded, actions, policy, limit, lazy):
     plain = DecoderCache(LAYERS, HEADS, DIM, policy, batch=2, max_tokens=limit, seed=3)
     other = DecoderCache(LAYERS, HEADS, DIM, policy, batch=2, max_tokens=limit, seed=3)
@@ -203,12 +206,12 @@ def test_loading_reads_no_tokens_and_growing_copies_only_what_grows(tmp_path, ve
     before = path.read_bytes()
     other = DecoderCache.load(path)
     assert other.ledger().items == {**cache.ledger().items, "padding": 0}
-    mapped = {id(array.memory) for layer in other._rows[0] for _, array in layer.keys.arrays() + layer.values.arrays()}
-    assert not any(array.memory.flags.writeable for _, array in other._rows[0][0].keys.arrays())
+    mapped = {id(array.memory) for layer in other._rows[0] for side in layer.sides() for _, array in side.arrays()}
+    assert not any(array.memory.flags.writeable for _, array in other._rows[0][0].groups[0].keys.arrays())
     other.attend(vectors(1, HEADS, 1, 64), 0)
     other.crop(-3)
     other.append(x[:, :, :2], x[:, :, :2], 0)  # the window grows, the codes do not
-    kept = {id(array.memory) for layer in other._rows[0] for _, array in layer.keys.arrays() + layer.values.arrays()}
+    kept = {id(array.memory) for layer in other._rows[0] for side in layer.sides() for _, array in side.arrays()}
     assert len(mapped - kept) == 2
     other.append(x, x, 0)
     other.clear()
@@ -243,7 +246,7 @@ def test_a_damaged_tensor_is_named_before_any_number_of_it_is_used(tmp_path, vec
         cache.append(x, -x, layer)
     path = tmp_path / "cache"
     cache.save(path)
-    layer = cache._rows[0][1]
+    layer = cache._rows[0][1].groups[0]
     _damaged(path, (layer.keys if side == "k" else layer.values).coded["packed"].view)
     says = rf"{path}: checksum of layers\.1\.rows\.0\.{side}\.codes does not match"
     with pytest.raises(CorruptData, match=says):
@@ -277,7 +280,7 @@ def test_a_reorder_that_meets_damage_changes_neither_side(tmp_path, vectors):
     cache.append(vectors(9, 32), vectors(9, 32, seed=1))
     path = tmp_path / "cache"
     cache.save(path)
-    _damaged(path, cache._layer.values.coded["scales"].view)
+    _damaged(path, cache._layer.groups[0].values.coded["scales"].view)
     other = QuantizedKVCache.load(path)
     with pytest.raises(CorruptData, match=r"layers\.0\.rows\.0\.v\.scales"):
         other.reorder([1, 0])
@@ -291,7 +294,7 @@ def test_an_append_that_meets_damage_reserves_nothing(tmp_path, vectors):
     cache.crop(-3)
     path = tmp_path / "cache"
     cache.save(path)
-    _damaged(path, cache._layer.values.coded["packed"].view)
+    _damaged(path, cache._layer.groups[0].values.coded["packed"].view)
     other = QuantizedKVCache.load(path)
     before = other.ledger()
     wide = vectors(2, 32, dtype=np.float64)  # would widen the window of the keys, which are sound

@@ -205,7 +205,7 @@ def test_the_safetensors_package_reads_our_files(path, cache):
     assert {"format": "tq-cache", "format_version": "1", "kind": "decoder", "seed": "4"}.items() <= metadata.items()
     assert json.loads(metadata["rope"]) == ROPE
     assert [tensors[f"tokens.{row}"].tolist() for row in range(2)] == IDS
-    side = cache._rows[1][0].values
+    side = cache._rows[1][0].groups[0].values
     prefix = "layers.0.rows.1.v."
     assert np.array_equal(tensors[prefix + "codes"], side.coded["packed"].view)
     assert np.array_equal(tensors[prefix + "scales"], side.coded["scales"].view)

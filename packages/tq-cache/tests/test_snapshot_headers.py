@@ -167,6 +167,14 @@ def test_a_model_that_its_tensors_contradict_is_refused(originals, tmp_path, cha
         ("k=prod3,v=float16", "v.codes", 5, np.float16("inf"), "stored floats must be finite"),
         ("k=prod3,v=float16", "k.gammas", 0, np.float16("inf"), "finite and not negative"),
         ("k=mse3,v=int5", "k.codes", 4, np.uint8(0xF0), "padding bits"),
+        (
+            "k=mse2.5,v=mse4",
+            "k.codes",
+            8,
+            np.uint8(0xFF),
+            r"word 0 of packed row 2 is 31, but 5 \* 6 levels end at 30",
+        ),
+        ("k=mse4,v=mse3.5", "v.codes", 6, np.uint8(0x7F), r"word 0 of packed row 1 is 127, but 11 \* 11 levels end at"),
         ("k=mse3,v=int5", "v.codes", 7, np.uint8(0xF0), "padding bits"),
     ],
 )

@@ -34,7 +34,7 @@ def test_names_round_trip(name):
     ("name", "match"),
     [
         ("trellis5", "'trellis5' does not exist; known: .*trellis1..trellis4"),
-        ("trellis4s512", "'trellis4s512' does not exist; known: .*s8, s256, s4096"),
+        ("trellis4s512", "'trellis4s512' does not exist; known: .*trellis4s8, trellis4s256, trellis4s4096"),
         ("trellis4s1024", "'trellis4s1024' is written 'trellis4'"),
         ("trellis4s", "no store is called 'trellis4s'"),
         ("trellis04s256", "'trellis04s256' is written 'trellis4s256'"),

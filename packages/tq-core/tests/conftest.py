@@ -106,6 +106,7 @@ MAKERS = {
     "mse": lambda: tq_core.TurboQuantMSE(64, 3, seed=5),
     "mse-dense": lambda: tq_core.TurboQuantMSE(24, 4, seed=5, rotation="dense"),
     "mse-blocks": lambda: tq_core.TurboQuantMSE(33, 5, seed=5),
+    "mse-mixed": lambda: tq_core.TurboQuantMSE(66, 2.25, seed=5),
     "prod": lambda: tq_core.TurboQuantProd(64, 3, seed=5),
     "prod-hadamard": lambda: tq_core.TurboQuantProd(100, 2, seed=5, sketch="hadamard"),
     "polar": lambda: tq_core.PolarQuant(64, 4, seed=5),
@@ -115,6 +116,7 @@ MAKERS = {
 CODEC_MAKERS = {
     "codec-mse": lambda: tq_core.VectorCodec(tq_core.TurboQuantMSE(64, 4, seed=5)),
     "codec-blocks": lambda: tq_core.VectorCodec(tq_core.TurboQuantMSE(100, 3, seed=5), scale="mse", search=5),
+    "codec-mixed": lambda: tq_core.VectorCodec(tq_core.TurboQuantMSE(64, 3.5, seed=5), search=5),
     "codec-prod": lambda: tq_core.VectorCodec(tq_core.TurboQuantProd(64, 3, seed=5), norm_dtype="float32"),
     "codec-trellis": lambda: tq_core.VectorCodec(tq_core.TrellisQuant(64, 2, seed=5, states=256), search=3),
     "codec-polar": lambda: tq_core.VectorCodec(tq_core.PolarQuant(32, 4, seed=5), scale="norm"),
@@ -127,7 +129,10 @@ def quantizer(request):
     return MAKERS[request.param]()
 
 
-@pytest.fixture(scope="session", params=["mse", "mse-dense", "mse-blocks", "prod", "prod-hadamard", "polar", "trellis"])
+@pytest.fixture(
+    scope="session",
+    params=["mse", "mse-dense", "mse-blocks", "mse-mixed", "prod", "prod-hadamard", "polar", "trellis"],
+)
 def strict_quantizer(request):
     """Every kind of quantizer that asks for unit vectors."""
     return MAKERS[request.param]()

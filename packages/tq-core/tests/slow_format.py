@@ -215,20 +215,22 @@ def clamped(value):
     return max(-32767, min(32767, round(float(value))))
 
 
-def best_codes(scaled, half, bits, tried):
-    thresholds = [round(4096 * ((a + b) / 2)) for a, b in pairwise(half)]
-    levels = [round(4096 * c) for c in half]
+def best_codes(scaled, halves, tried):
+    thresholds = [[round(4096 * ((a + b) / 2)) for a, b in pairwise(half)] for half in halves]
+    levels = [[round(4096 * c) for c in half] for half in halves]
+    sizes = [2 * len(half) - (half[0] == 0) for half in halves]
     v = [clamped(value) for value in scaled]
     best = None
     for t in tried:
         codes, dot, square = [], 0, 0
         for j, value in enumerate(scaled):
-            w = clamped(F32(t) * value)
-            m = sum(abs(w) > threshold for threshold in thresholds)
-            codes.append((1 << (bits - 1)) + m if w >= 0 else (1 << (bits - 1)) - 1 - m)
-            signed = levels[m] if w >= 0 else -levels[m]
+            w, place = clamped(F32(t) * value), j % len(halves)
+            m = sum(abs(w) > threshold for threshold in thresholds[place])
+            codes.append(sizes[place] // 2 + m if w >= 0 else (sizes[place] - 1) // 2 - m)
+            signed = levels[place][m] if w >= 0 else -levels[place][m]
             dot += v[j] * signed
             square += signed * signed
+        square = max(square, 1)
         merit = float(dot) * float(dot) / float(square)
         if best is None or merit > best[0]:
             best = (merit, codes, dot, square)
@@ -247,7 +249,22 @@ def scale_factor(rule, dim, dot, square):
     }[rule]
 
 
+RADICES = {2.25: (5, 5, 5, 4), 2.5: (5, 6), 3.25: (9, 9, 10, 10), 3.5: (11, 11)}
+
+
+def pack_words(codes, radices):
+    stream = width = 0
+    for first in range(0, len(codes), len(radices)):
+        word, values = 0, 1
+        for code, radix in zip(codes[first:], radices, strict=False):
+            word, values = word + code * values, values * radix
+        stream, width = stream | word << width, width + math.ceil(math.log2(values))
+    return stream.to_bytes((width + 7) // 8, "little")
+
+
 def pack(codes, bits):
+    if bits in RADICES:
+        return pack_words(codes, RADICES[bits])
     planes = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
     out, shift = b"", 0
     for width in planes[bits]:
@@ -268,7 +285,7 @@ def sketch_bits(residual, kind, projections, seed):
     return [sum(matrix[i * dim + j] * residual[j] for j in range(dim)) >= 0 for i in range(projections)]
 
 
-def encode(x, half, bits, *, seed, rule="unbiased", search=0, sketch=None, is_strict=False):
+def encode(x, halves, bits, *, seed, rule="unbiased", search=0, sketch=None, is_strict=False):
     """(packed row, scale, gamma or None) of one row; scale and gamma in float64, before they are stored."""
     dim = len(x)
     length = 1.0 if is_strict else norm(x)
@@ -276,13 +293,13 @@ def encode(x, half, bits, *, seed, rule="unbiased", search=0, sketch=None, is_st
     unit = [F32(value) if is_strict else F32(float(value) * inverse) for value in x]
     scaled = [F32(4096) * z for z in rotate(unit, seed)]
     tried = candidates(dim, 0 if rule == "plain" else search)
-    v, levels, codes, dot, square = best_codes(scaled, half, bits, tried)
+    v, levels, codes, dot, square = best_codes(scaled, halves, tried)
     factor = scale_factor(rule, dim, dot, square)
     row = pack(codes, bits)
     if sketch is None:
         return row, length * factor, None
     middle = 1 << (bits - 1)
-    signed = [levels[c - middle] if c >= middle else -levels[middle - 1 - c] for c in codes]
+    signed = [levels[0][c - middle] if c >= middle else -levels[0][middle - 1 - c] for c in codes]
     residual = [value - round(factor * level) for value, level in zip(v, signed, strict=True)]
     gamma = length * math.sqrt(float(sum(r * r for r in residual))) / (4096 * math.sqrt(dim))
     return row + pack(sketch_bits(residual, sketch, dim, seed), 1), length * factor, gamma

@@ -52,10 +52,23 @@ def test_bits_out_of_range(cls, bits):
 
 
 @pytest.mark.parametrize("cls", WITH_BITS)
-@pytest.mark.parametrize("bits", [True, 4.0, 2.5, "4", None])
+@pytest.mark.parametrize("bits", [True, 4.0, 2.75, "4", None, float("nan"), np.array(2.5)])
 def test_bits_that_are_no_integers(cls, bits):
     with pytest.raises(InvalidBitWidth, match="bits must be an integer, got"):
         make(cls, bits=bits)
+
+
+@pytest.mark.parametrize("bits", [0, 9, 4.0, 2.26, float("inf"), "2.5", True])
+def test_the_fractional_widths_are_named(bits):
+    with pytest.raises(InvalidBitWidth, match=r"; its fractional widths are 2\.25, 2\.5, 3\.25, 3\.5$"):
+        TurboQuantMSE(64, bits)
+
+
+@pytest.mark.parametrize("cls", [TurboQuantProd, PolarQuant])
+@pytest.mark.parametrize("bits", [2.25, 2.5, 3.25, 3.5])
+def test_only_the_mse_quantizer_takes_fractional_widths(cls, bits):
+    with pytest.raises(InvalidBitWidth, match=rf"bits must be an integer, got {bits}$"):
+        cls(64, bits)
 
 
 @pytest.mark.parametrize("cls", EVERY)

@@ -101,7 +101,7 @@ def cells(dim: int, half: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
 def closed_distortion(dim: int, half: tuple[float, ...]) -> float:
     """E(u - Q(u))^2 = 1 - 2 sum c m1 + sum c^2 m0 over both halves, for any codebook with midpoint edges."""
     masses, firsts = cells(dim, half)
-    centroids = np.array(half)
+    centroids = np.array(half)  # a middle cell around 0 costs nothing but its part of the second moment
     return 1.0 - 4.0 * math.fsum(centroids * firsts) + 2.0 * math.fsum(centroids * centroids * masses)
 
 
@@ -197,9 +197,9 @@ def test_large_dims_converge_to_the_gaussian():
 
 @pytest.mark.parametrize("dim", [64, 128, 576])
 def test_solver_finds_the_shipped_tables_from_nothing(dim):
-    for bits in BITS:
-        text = shipped()[str(dim)][str(bits)]
-        assert book.solve(dim, bits) == pytest.approx(
+    for levels in make_tables.LEVELS:
+        text = shipped()[str(dim)][str(levels)]
+        assert book.solve_levels(dim, levels) == pytest.approx(
             [float.fromhex(c) for c in text], rel=0, abs=make_tables.TOLERANCE
         )
 
@@ -207,7 +207,7 @@ def test_solver_finds_the_shipped_tables_from_nothing(dim):
 def test_shipped_tables_are_complete():
     tables = make_tables.read()
     assert tuple(tables) == make_tables.DIMS
-    assert all(tuple(table) == make_tables.BITS for table in tables.values())
+    assert all(tuple(table) == make_tables.LEVELS for table in tables.values())
     assert set(PRINTED) <= set(tables)
 
 
@@ -218,10 +218,10 @@ def test_check_solves_every_shipped_table_anew(capsys):
 
 def test_check_notices_a_moved_centroid():
     tables = make_tables.read()
-    moved = {dim: {bits: list(half) for bits, half in table.items()} for dim, table in tables.items()}
-    moved[128][4][3] += 1e-9
+    moved = {dim: {levels: list(half) for levels, half in table.items()} for dim, table in tables.items()}
+    moved[128][16][3] += 1e-9
     assert make_tables.largest_difference(moved, tables) == pytest.approx(1e-9, rel=1e-6)
-    del moved[128][4]
+    del moved[128][16]
     with pytest.raises(ValueError, match="do not hold the dims"):
         make_tables.largest_difference(moved, tables)
 
@@ -262,6 +262,12 @@ def _gaussian_cells(half: tuple[float, ...]) -> tuple[np.ndarray, None]:
 def test_solver_refuses_what_has_no_codebook(dim, bits):
     with pytest.raises(ValueError, match="dim >= 2 and 1 <= bits <= 8"):
         book.solve(dim, bits)
+
+
+@pytest.mark.parametrize(("dim", "levels"), [(1, 5), (64, 1), (64, 257), (64, 0), (64, -4)])
+def test_solver_refuses_numbers_of_levels_that_no_codebook_has(dim, levels):
+    with pytest.raises(ValueError, match="dim >= 2 and 2 <= levels <= 256"):
+        book.solve_levels(dim, levels)
 
 
 def test_public_door_refuses_with_typed_errors():

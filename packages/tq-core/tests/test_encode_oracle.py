@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tq_core import QJL, PolarQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook, codebook_of
 
 
 def require_same(slow, codec, x, **options):
@@ -12,12 +12,12 @@ def require_same(slow, codec, x, **options):
     spec = codec.spec
     inner = spec["quantizer"]
     bits = inner["bits"] - (inner["kind"] == "prod")
-    half = codebook(inner["dim"], bits).half
+    halves = [book.half for book in codebook_of(inner["dim"], bits).books]
     encoded = codec.encode(x)
     stored = np.dtype(spec["norm_dtype"]).type
     for row, values in enumerate(x):
         packed, scale, gamma = slow.encode(
-            values, half, bits, seed=inner["seed"], rule=spec["scale"], search=spec["search"], **options
+            values, halves, bits, seed=inner["seed"], rule=spec["scale"], search=spec["search"], **options
         )
         assert encoded.arrays["packed"][row].tobytes() == packed, f"codes of row {row}"
         assert encoded.arrays["scales"][row] == stored(np.float32(scale)), f"scale of row {row}"
@@ -36,6 +36,20 @@ def test_codes_and_scales_of_every_width(slow, awkward_rows, dim, bits):
 def test_codes_and_scales_of_every_kind_of_dimension(slow, awkward_rows, dim, bits):
     codec = VectorCodec(TurboQuantMSE(dim, bits, seed=3), norm_dtype="float32", underflow="zero")
     require_same(slow, codec, awkward_rows(dim))
+
+
+@pytest.mark.parametrize("bits", [2.25, 2.5, 3.25, 3.5])
+@pytest.mark.parametrize("dim", [2, 5, 7, 33, 64, 100])
+def test_codes_and_scales_of_fractional_widths(slow, awkward_rows, dim, bits):
+    codec = VectorCodec(TurboQuantMSE(dim, bits, seed=dim), norm_dtype="float32", underflow="zero")
+    require_same(slow, codec, awkward_rows(dim))
+
+
+@pytest.mark.parametrize("scale", ["plain", "norm", "mse", "unbiased"])
+@pytest.mark.parametrize("bits", [2.25, 2.5, 3.25, 3.5])
+def test_scale_search_at_fractional_widths(slow, awkward_rows, bits, scale):
+    codec = VectorCodec(TurboQuantMSE(63, bits, seed=4), scale=scale, norm_dtype="float32", search=7, underflow="zero")
+    require_same(slow, codec, awkward_rows(63)[:9])
 
 
 @pytest.mark.parametrize("norm_dtype", ["float16", "float32"])
@@ -85,10 +99,10 @@ def test_strict_quantizers_take_the_row_as_it_is(slow, unit_rows, dtype):
     codes = TurboQuantMSE(64, 4, seed=9).quantize(x)
     both = TurboQuantProd(64, 4, seed=9).quantize(x)
     for row, values in enumerate(x):
-        packed, _, _ = slow.encode(values, codebook(64, 4).half, 4, seed=9, rule="plain", is_strict=True)
+        packed, _, _ = slow.encode(values, [codebook(64, 4).half], 4, seed=9, rule="plain", is_strict=True)
         assert codes.arrays["packed"][row].tobytes() == packed
         packed, _, gamma = slow.encode(
-            values, codebook(64, 3).half, 3, seed=9, rule="plain", is_strict=True, sketch="gaussian"
+            values, [codebook(64, 3).half], 3, seed=9, rule="plain", is_strict=True, sketch="gaussian"
         )
         assert both.arrays["packed"][row].tobytes() == packed
         assert both.arrays["gammas"][row] == np.float16(np.float32(gamma))

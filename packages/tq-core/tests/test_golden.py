@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tq_core import FORMAT_VERSION, Codes, Encoded, VectorCodec, from_spec, golden, make_golden
+from tq_core.radix import RADICES
 
 CASES = golden.cases()
 
@@ -60,7 +61,7 @@ def test_every_committed_file_is_a_case(golden_folder):
 
 def test_cases_cover_every_width_rule_sketch_and_kind_of_dimension():
     inner = [spec.get("quantizer", spec) for spec in CASES.values()]
-    assert {spec["bits"] for spec in inner if spec["kind"] == "mse"} == set(range(1, 9))
+    assert {spec["bits"] for spec in inner if spec["kind"] == "mse"} == {*range(1, 9), *RADICES}
     assert {spec["kind"] for spec in inner} == {"mse", "prod", "polar", "qjl", "trellis"}
     assert {spec["sketch"] for spec in inner if spec["kind"] == "prod"} == {"gaussian", "hadamard"}
     codecs = [spec for spec in CASES.values() if spec["kind"] == "codec"]

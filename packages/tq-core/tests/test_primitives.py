@@ -14,10 +14,11 @@ import tq_core
 from tq_core import hadamard as vectorised
 from tq_core import packing, random_bits
 from tq_core._prim import bits, book, encode, hadamard, orders, pack, score, sketch
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook, codebook_of
 from tq_core.norms import row_norms
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan, scale_candidates
+from tq_core.radix import RADICES
 from tq_core.rotation import ORDERS, Rotation, binary_blocks, kronecker_order
 from tq_core.sketch import Sketch
 
@@ -45,15 +46,15 @@ def encoder_of(plan: ScalarPlan) -> encode.Encoder:
     if plan.sketch is not None:
         gaussian = plan.sketch.kind == "gaussian"
         signs = sketch.gaussian(dim, dim, plan.sketch.seed) if gaussian else sketch.structured(dim, plan.sketch.seed)
-    half = book.solve(dim, plan.codebook.bits)
+    halves = [book.solve_levels(dim, len(one.levels)) for one in plan.codebook.books]
     rule = encode.RULES.index(plan.rule)
-    return encode.Encoder(hadamard.hadamard(dim, seed), half, rule, list(plan.candidates), signs, plan.strict)
+    return encode.Encoder(hadamard.hadamard(dim, seed), halves, rule, list(plan.candidates), signs, plan.strict)
 
 
-def plan_of(dim: int, width: int, rule: str = "unbiased", search: int = 0, kind: str | None = None) -> ScalarPlan:
+def plan_of(dim: int, width: float, rule: str = "unbiased", search: int = 0, kind: str | None = None) -> ScalarPlan:
     signs = None if kind is None else Sketch(dim, dim, kind, 3)
     return ScalarPlan(
-        Rotation(dim, "hadamard", 3), codebook(dim, width), rule, scale_candidates(dim, search), signs, strict=False
+        Rotation(dim, "hadamard", 3), codebook_of(dim, width), rule, scale_candidates(dim, search), signs, strict=False
     )
 
 
@@ -225,7 +226,10 @@ def test_bins_are_the_same_for_every_coordinate(width):
 def test_rows_are_identical_where_floats_are_exact(dim):
     """Codes, scale, sketch and residual norm, bit for bit, for each rule, with and without search and sketch."""
     x = exact_rows(dim)
-    plans = [plan_of(dim, 4, rule) for rule in encode.RULES] + [plan_of(dim, width) for width in range(1, 9)]
+    plans = [plan_of(dim, 4, rule) for rule in encode.RULES] + [
+        plan_of(dim, width) for width in (*range(1, 9), *RADICES)
+    ]
+    plans += [plan_of(dim, 2.25, "mse", 9), plan_of(dim, 3.5, "norm", 9)]
     plans += [plan_of(dim, 3, "mse", 9), plan_of(dim, 2, kind="gaussian"), plan_of(dim, 4, "plain", kind="gaussian")]
     for plan in plans:
         packed, scales, gammas = NUMPY.encode(plan, x)

@@ -38,7 +38,7 @@ def test_table_lists_every_quantizer():
 def test_table_is_what_the_quantizers_say(row):
     constructor, bits, size, error = row
     name, _, arguments = constructor.rstrip(")").partition("(")
-    quantizer = getattr(tq_core, name)(*(int(argument) for argument in arguments.split(",")))
+    quantizer = getattr(tq_core, name)(*(json.loads(argument) for argument in arguments.split(",")))
     digits = len(error.partition(".")[2])
     assert f"{quantizer.expected_mse:.{digits}f}" == error
     holder = quantizer if name == "QJL" else tq_core.VectorCodec(quantizer)

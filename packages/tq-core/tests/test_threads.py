@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec, registry
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook_of_levels
 
 THREADS = 4
 
@@ -46,7 +46,7 @@ def test_threads_with_different_rows_do_not_mix_them(unit_rows, backend):
 
 def test_quantizers_built_at_once_are_the_same(unit_rows):
     x = unit_rows(10, 48)
-    for cached in (codebook, registry._load, registry.loaders):
+    for cached in (codebook_of_levels, registry._load, registry.loaders):
         cached.cache_clear()
     built = together(lambda _: TurboQuantMSE(48, 3, seed=9))
     assert len({quantizer.quantize(x).to_bytes() for quantizer in built}) == 1

@@ -24,6 +24,14 @@ def test_rows_of_the_largest_norm_fit_every_store(store: str, shape: str) -> Non
     assert np.isfinite(cache.keys(0)).all()
 
 
+def test_rows_of_the_largest_norm_fit_while_a_mean_is_not_known() -> None:
+    cache = DecoderCache(1, 1, 64, "k=mse4,v=mse4,kmean=3")
+    rows = (np.eye(64)[:1] * largest_norm(cache.policy)).astype(np.float32).reshape(1, 1, 1, 64)
+    for row in (rows, rows, -rows, rows, -rows):
+        cache.append(row, row, 0)
+    assert np.isfinite(cache.keys(0)).all()
+
+
 @pytest.mark.parametrize(
     ("policy", "limit"),
     [
@@ -31,6 +39,10 @@ def test_rows_of_the_largest_norm_fit_every_store(store: str, shape: str) -> Non
         ("k=mse4,v=int4,norms=float32", math.inf),
         ("k=mse4,v=float16,norms=float32", LARGEST_NORM),
         ("k=float32,v=mse4", LARGEST_NORM),
+        ("k=mse4,v=mse4,kmean=8", LARGEST_NORM / 2),
+        ("k=mse4x4+mse2,v=mse4,ksplit=given", LARGEST_NORM),
+        ("k=float16x4+mse2,v=mse4,norms=float32,ksplit=given", LARGEST_NORM),
+        ("k=mse4x4+mse2,v=mse4", LARGEST_NORM / 2),
     ],
 )
 def test_limit_follows_from_what_is_stored(policy: str, limit: float) -> None:

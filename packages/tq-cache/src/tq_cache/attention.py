@@ -4,6 +4,7 @@ Per tile: scores of all queries from the packed keys, exponentials against the r
 the packed values, added in their rotated domain. No float copy of keys or values exists at any time.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -28,6 +29,19 @@ class View(NamedTuple):
     first: NDArray[np.int64]  # (n,)
     last: NDArray[np.int64]  # (n,)
     mask: NDArray[np.bool_] | None  # (lanes, heads a lane, n, tokens), each of the first three possibly 1
+
+    def of(self, lanes: list[int]) -> "View":
+        """The view of some lanes."""
+        if self.mask is None or self.mask.shape[0] == 1:
+            return self
+        return self._replace(mask=self.mask[lanes])
+
+
+class Fresh(NamedTuple):
+    """Tokens in full precision behind those held, which the queries see and no cache keeps."""
+
+    keys: NDArray[np.floating]  # (lanes, n, key dim)
+    values: NDArray[np.floating]  # (lanes, n, value dim)
 
 
 class State(NamedTuple):
@@ -60,17 +74,19 @@ def attend(
     softcap: float,
     workspace_bytes: int,
     accuracy: str,
+    fresh: Fresh | None = None,
 ) -> F32:
     """softmax(q K^T scale) V for queries (lanes, heads a lane, n, key dim), shaped (lanes, heads a lane, n, value dim).
 
     A query that sees no token gets zeros. `softcap` c > 0 replaces each logit by `c tanh(logit / c)`. Scratch memory
     stays within `workspace_bytes`, except that a tile has 16 tokens and 8 queries at least. A backend that has a
-    fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here.
+    fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here, and `fresh` ones last.
     """
     lanes, heads, count, _ = queries.shape
     out = np.zeros((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys.dim, values.dim, heads, count, workspace_bytes)
-    fused = fused_attention(keys.codec, values.codec, accuracy) if _is_shared(view.mask) else None
+    can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
+    fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
     for start in range(0, count, rows):
         part = slice(start, min(start + rows, count))
         mask = view.mask if view.mask is None or view.mask.shape[2] == 1 else view.mask[:, :, part]
@@ -78,7 +94,13 @@ def attend(
         state = _nothing(asked, values.dim) if fused is None else _fused(fused, keys, values, asked)
         for low, high in _spans(keys, asked.view, tile, codes=fused is None):
             for lane in range(lanes):
-                _add_tile(keys, values, lane, low, high, asked, state)
+                _add_tile(_held_tile(keys, values, lane, low, high), lane, low, high, asked, state)
+        if fresh is not None:
+            held, count_fresh = len(keys), fresh.keys.shape[1]
+            for low in range(0, count_fresh, tile):
+                high = min(low + tile, count_fresh)
+                for lane in range(lanes):
+                    _add_tile(_fresh_tile(fresh, lane, low, high), lane, held + low, held + high, asked, state)
         out[:, :, part] = state.finished()
     return out
 
@@ -112,7 +134,10 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
         limits=np.ascontiguousarray(limits),
         mask=mask,
     )
-    return State(found.maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
+    maxima = found.maxima
+    if keys.has_mean:
+        maxima = maxima + np.float32(asked.scale) * keys.shifts(asked.queries)
+    return State(maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
 
 
 def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:
@@ -124,11 +149,30 @@ def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes:
     return max(LEAST_TILE, tile), rows
 
 
-def _add_tile(keys: Side, values: Side, lane: int, low: int, high: int, asked: Question, state: State) -> None:
+class Tile(NamedTuple):
+    """Some tokens of one lane: what they score and what they sum to."""
+
+    scores: Callable[[F32], F32]  # queries (n, key dim) -> (n, tokens)
+    combined: Callable[[F32], F32]  # weights (n, tokens) -> (n, value dim)
+
+
+def _held_tile(keys: Side, values: Side, lane: int, low: int, high: int) -> Tile:
+    return Tile(
+        lambda queries: keys.scores_of(lane, low, high, queries),
+        lambda weights: values.combined(lane, low, high, weights),
+    )
+
+
+def _fresh_tile(fresh: Fresh, lane: int, low: int, high: int) -> Tile:
+    keys, values = (np.asarray(side[lane, low:high], np.float32) for side in fresh)
+    return Tile(lambda queries: queries @ keys.T, lambda weights: weights @ values)
+
+
+def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state: State) -> None:
     """Bring tokens low..high-1 of one lane into the state."""
     heads, count, dim = asked.queries.shape[1:]
     queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
-    logits = keys.scores_of(lane, low, high, queries).reshape(heads, count, high - low)
+    logits = tile.scores(queries).reshape(heads, count, high - low)
     logits *= np.float32(asked.scale)
     if asked.softcap > 0:
         np.tanh(logits / np.float32(asked.softcap), out=logits)
@@ -141,15 +185,19 @@ def _add_tile(keys: Side, values: Side, lane: int, low: int, high: int, asked: Q
     faded = np.exp(largest - anchor).astype(np.float64)
     total *= faded
     total += logits.sum(axis=2, dtype=np.float64)
-    tile_sum = values.combined(lane, low, high, logits.reshape(heads * count, high - low))
+    tile_sum = tile.combined(logits.reshape(heads * count, high - low))
     summed *= faded[:, :, None]
-    summed += tile_sum.reshape(heads, count, values.dim)
+    summed += tile_sum.reshape(summed.shape)
     largest[:] = peak
 
 
 def _spans(side: Side, view: View, tile: int, *, codes: bool) -> list[tuple[int, int]]:
     """Token ranges of at most `tile` tokens that any query may see, none across the border of two parts."""
-    start, stop = int(view.first.min(initial=0)), int(view.last.max(initial=0))
+    if not len(view.first):
+        return []
+    start, stop = int(view.first.min()), min(int(view.last.max()), len(side))
+    if start >= stop:
+        return []
     first, last = side.borders()
     borders = sorted({start, stop, *(border for border in (first, last) if start < border < stop)})
     found = []

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache.attention import View
+from tq_cache.attention import Fresh, View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 
 Floats = NDArray[np.floating]
@@ -55,20 +55,29 @@ def layer_index(value: int, layers: int) -> int:
 
 def tokens(keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tuple[int, int]) -> tuple[Floats, Floats]:
     """Keys (*lead, n, key dim) and values (*lead, n, value dim) as (lanes, n, dim) native floats of equal n."""
-    first = _float_array(keys, "keys", (*lead, None, dims[0]))
-    second = _float_array(values, "values", (*lead, None, dims[1]))
+    first = float_array(keys, "keys", (*lead, None, dims[0]))
+    second = float_array(values, "values", (*lead, None, dims[1]))
     if first.shape[-2] != second.shape[-2]:
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
     lanes = int(np.prod(lead))
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
 
 
+def fresh(given: tuple[ArrayLike, ArrayLike] | None, lead: tuple[int, ...], dims: tuple[int, int]) -> Fresh | None:
+    """Keys and values of tokens that are seen and not kept, (lanes, n, dim) each; None for none."""
+    if given is None:
+        return None
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise InvalidSpec(f"fresh is a pair of keys and values, got {type(given).__name__}")
+    return Fresh(*tokens(*given, lead, dims))
+
+
 def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> NDArray[np.float32]:
     """Queries (*lead, query heads, n, dim) with a multiple of `heads` query heads, as float32; `heads` 0: (n, dim)."""
     if heads == 0:
-        array = _float_array(asked, "queries", (None, dim))
+        array = float_array(asked, "queries", (None, dim))
     else:
-        array = _float_array(asked, "queries", (*lead, None, None, dim))
+        array = float_array(asked, "queries", (*lead, None, None, dim))
         if array.shape[-3] == 0 or array.shape[-3] % heads:
             raise ShapeMismatch(
                 f"queries have {array.shape[-3]} heads; a multiple of the {heads} key/value heads is expected"
@@ -153,7 +162,8 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
     return start, last
 
 
-def _float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
+def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
+    """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
     array = np.asarray(x)
     if array.dtype.name == "bfloat16":
         array = array.astype(np.float32)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
-from tq_cache.stores import Store
+from tq_cache.split import SplitCodec
+from tq_cache.stores import AnyStore, SplitStore, Store
 from tq_core import Encoded, ScaleRange, TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
@@ -54,11 +55,12 @@ class TurboCodec:
     def __init__(self, store: Store, dim: int, norms: str, seed: int, backend: str) -> None:
         quantizer: TurboQuantMSE | TurboQuantProd | TrellisQuant
         if store.kind == "trellis":
-            quantizer = TrellisQuant(dim, store.bits, seed=seed, states=store.states, backend=backend)
+            quantizer = TrellisQuant(dim, int(store.bits), seed=seed, states=store.states, backend=backend)
+        elif store.kind == "mse":
+            quantizer = TurboQuantMSE(dim, store.bits, seed=seed, backend=backend)
         else:
-            make = TurboQuantMSE if store.kind == "mse" else TurboQuantProd
-            quantizer = make(dim, store.bits, seed=seed, backend=backend)
-        self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention]] = WeakKeyDictionary()
+            quantizer = TurboQuantProd(dim, int(store.bits), seed=seed, backend=backend)
+        self.fused: WeakKeyDictionary[TurboCodec, dict[str, FusedAttention | None]] = WeakKeyDictionary()
         self.codec = VectorCodec(quantizer, scale=store.scale, norm_dtype=norms, search=store.search, underflow="zero")
 
     @property
@@ -77,7 +79,7 @@ class TurboCodec:
         return self.codec.spec
 
     def check(self, rows: Rows) -> None:
-        """As TokenCodec: padding bits that are not zero, scalars that are negative or not finite."""
+        """As TokenCodec: padding bits not zero, words beyond their levels, scalars negative or not finite."""
         Encoded(self.codec.spec, rows)
 
     def encode(self, rows: NDArray[np.floating]) -> Rows:
@@ -121,10 +123,13 @@ def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> Fuse
     return made[accuracy]
 
 
-def codec_for(store: Store, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
+def codec_for(store: AnyStore, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:
     """The codec of a store. Raises what tq_core raises for a bad dim, seed or backend."""
+    if isinstance(store, SplitStore):
+        high = codec_for(store.high, store.channels, norms, seed, backend)
+        return SplitCodec(high, codec_for(store.rest, dim - store.channels, norms, seed, backend), store.channels)
     if store.kind == "float":
-        return FloatCodec(dim, store.bits)
+        return FloatCodec(dim, int(store.bits))
     if store.kind in ("int", "absmax"):
-        return AffineCodec(dim, store.bits, symmetric=store.kind == "absmax", dtype=norms)
+        return AffineCodec(dim, int(store.bits), symmetric=store.kind == "absmax", dtype=norms)
     return TurboCodec(store, dim, norms, seed, backend)

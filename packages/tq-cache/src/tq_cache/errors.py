@@ -27,7 +27,14 @@ class InvalidPolicy(TurboQuantError, ValueError):
 
 
 class PolicyMismatch(TurboQuantError, ValueError):
-    """A policy that this model's layers or dims cannot follow; it is never bent silently."""
+    """A policy that this model's layers, heads or dims cannot follow; never bent silently. `part` is what cannot be."""
+
+    def __init__(self, message: str, part: str = "") -> None:
+        self.message, self.part = message, part
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type["PolicyMismatch"], tuple[str, str]]:
+        return type(self), (self.message, self.part)
 
 
 class SnapshotMismatch(TurboQuantError, ValueError):

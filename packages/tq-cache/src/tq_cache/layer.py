@@ -1,51 +1,64 @@
 """One layer of any number of lanes: which tokens are exact, which are codes, which are evicted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from copy import copy
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache import checks
-from tq_cache.attention import ACCURACIES, View, attend
-from tq_cache.codecs import TokenCodec, codec_for
-from tq_cache.policy import CachePolicy
+from tq_cache.attention import ACCURACIES, Fresh, View, attend
+from tq_cache.plan import Heads, LayerPlan
 from tq_cache.side import Flow, Side
-from tq_cache.stores import Store
 from tq_core import InvalidSpec
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
-Codecs = Mapping[tuple[Store, int], TokenCodec]
 
 
-def codecs_for(policies: list[CachePolicy], dims: tuple[int, int], seed: int, backend: str) -> Codecs:
-    """One codec for each store and dim among the policies, so that layers and sides share rotations and codebooks."""
-    pairs = {pair for policy in policies for pair in ((policy.keys, dims[0]), (policy.values, dims[1]))}
-    norms = policies[0].norms
-    return {(store, dim): codec_for(store, dim, norms, seed, backend) for store, dim in sorted(pairs, key=repr)}
+class Group(NamedTuple):
+    """Lanes that are stored alike; `heads` None: all lanes of the layer."""
+
+    heads: Heads | None
+    keys: Side
+    values: Side
 
 
 class Layer:
-    """Keys and values, (lanes, tokens, dim) each. Both sides always hold the same tokens."""
+    """Keys and values, (lanes, tokens, dim) each. All lanes always hold the same tokens, in groups stored alike."""
 
-    def __init__(
-        self,
-        lanes: int,
-        dims: tuple[int, int],
-        policy: CachePolicy,
-        codecs: Codecs,
-        max_tokens: int,
-        capacity: int,
-    ) -> None:
-        self.lanes, self.policy, self.max_tokens = lanes, policy, max_tokens
-        self.window = min(policy.window, max_tokens) if max_tokens else policy.window
-        self.keys = Side(lanes, dims[0], codecs[policy.keys, dims[0]], policy.sinks, capacity)
-        self.values = Side(lanes, dims[1], codecs[policy.values, dims[1]], policy.sinks, capacity)
+    def __init__(self, plan: LayerPlan, max_tokens: int, capacity: int) -> None:
+        self.lanes, self.sink_limit, self.window, self.waits, groups = plan
+        self.max_tokens = max_tokens
+        self.groups = tuple(
+            Group(heads, Side(keys, plan.sinks, capacity), Side(values, plan.sinks, capacity))
+            for heads, keys, values in groups
+        )
         self.evicted = 0
 
     def __len__(self) -> int:
         return sum(self._held())
+
+    def sides(self) -> Iterator[Side]:
+        """Keys and values of each group."""
+        for group in self.groups:
+            yield group.keys
+            yield group.values
+
+    def scores(self, queries: F32) -> F32:
+        """Inner products of (lanes, queries, key dim) with all tokens of their lane, (lanes, queries, tokens)."""
+        parts = [group.keys.scores(queries if group.heads is None else queries[group.heads]) for group in self.groups]
+        return self.joined(parts)
+
+    def joined(self, parts: list[F32]) -> F32:
+        """(lanes, ...) from the (lanes of a group, ...) of each group."""
+        if len(parts) == 1:
+            return parts[0]
+        out = np.empty((self.lanes, *parts[0].shape[1:]), np.float32)
+        for group, part in zip(self.groups, parts, strict=True):
+            out[group.heads] = part
+        return out
 
     def attend(
         self,
@@ -55,14 +68,20 @@ class Layer:
         view: View,
         workspace_bytes: int,
         accuracy: str,
+        fresh: Fresh | None = None,
     ) -> F32:
         """Attention of (lanes, heads a lane, n, key dim) queries, shaped (..., value dim); see tq_cache.attention."""
-        factor = checks.positive(scale, "scale", self.keys.dim**-0.5)
+        factor = checks.positive(scale, "scale", self.groups[0].keys.dim ** -0.5)
         cap = checks.positive(softcap, "softcap", 0.0)
         room = checks.whole(workspace_bytes, 1, "workspace_bytes")
         if accuracy not in ACCURACIES:
             raise InvalidSpec(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
-        return attend(self.keys, self.values, queries, factor, view, cap, room, accuracy)
+        parts = []
+        for heads, keys, values in self.groups:
+            own, seen = (queries, view) if heads is None else (queries[heads], view.of(heads))
+            new = fresh if fresh is None or heads is None else Fresh(fresh.keys[heads], fresh.values[heads])
+            parts.append(attend(keys, values, own, factor, seen, cap, room, accuracy, new))
+        return self.joined(parts)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens at most. What was quantized stays quantized."""
@@ -70,18 +89,18 @@ class Layer:
         keep_sinks = min(sinks, tokens)
         keep_coded = min(coded, tokens - keep_sinks)
         keep_recent = min(recent, tokens - keep_sinks - keep_coded)
-        for side in (self.keys, self.values):
+        for side in self.sides():
             side.crop(keep_sinks, keep_coded, keep_recent)
 
     def clear(self) -> None:
         """Forget everything, evicted tokens included: the next token is the first again."""
-        self.keys.clear()
-        self.values.clear()
+        for side in self.sides():
+            side.clear()
         self.evicted = 0
 
     def take(self, positions: NDArray[np.int64]) -> None:
         """Keep the tokens at these positions, in this order; InvalidSpec where the three parts would mix."""
-        first, second = self.keys.borders()
+        first, second = self.groups[0].keys.borders()
         parts = np.digitize(positions, [first, second])
         if (np.diff(parts) < 0).any():
             raise InvalidSpec(
@@ -89,17 +108,21 @@ class Layer:
                 "keep sinks first, then quantized tokens, then those of the window"
             )
         dropped = len(self) - len(positions)
-        self.keys.open()
-        self.values.open()
-        for side in (self.keys, self.values):
+        self.open()
+        for side in self.sides():
             side.take(positions[parts == 0], positions[parts == 1] - first, positions[parts == 2] - second)
         self.evicted += dropped  # positions go on counting: what comes next is no sink because others left
 
     def fork(self) -> "Layer":
         """The same tokens in a layer of its own; memory is shared until either of them grows."""
         twin = copy(self)
-        twin.keys, twin.values = self.keys.fork(), self.values.fork()
+        twin.groups = tuple(Group(heads, keys.fork(), values.fork()) for heads, keys, values in self.groups)
         return twin
+
+    def open(self) -> None:
+        """Verify what was loaded from a file and not yet read."""
+        for side in self.sides():
+            side.open()
 
     def settle(self, flow: Flow) -> range:
         """Count what an append moved; the positions of the tokens that it quantized."""
@@ -107,16 +130,23 @@ class Layer:
         sinks, coded, _ = self._held()
         return range(sinks + coded - (flow.settle_old + flow.settle_new - flow.skip), sinks + coded)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that is to be learned from the first tokens is known."""
+        return all(side.basis is not None for side in self.sides())
+
     def _held(self) -> tuple[int, int, int]:
-        side = self.keys
+        side = self.groups[0].keys
         return len(side.sinks), len(side.coded["packed"]), len(side.recent)
 
     def flow(self, new: int) -> Flow:
         """Where each of `new` tokens goes, as if they came one by one."""
         sinks, coded, recent = self._held()
         position = self.evicted + sinks + coded + recent
-        to_sinks = min(new, max(0, self.policy.sinks - position))
+        to_sinks = min(new, max(0, self.sink_limit - position))
         overflow = max(0, recent + new - to_sinks - self.window)
+        if overflow < self.waits and not self.is_ready:
+            overflow = 0  # they stay exact, and are learned from when the last of them has come
         settle_old = min(recent, overflow)
         settle_new = overflow - settle_old
         drop = max(0, sinks + coded + recent + new - self.max_tokens) if self.max_tokens else 0

@@ -15,7 +15,8 @@ class Ledger:
     """Bytes held, by item; `total` is their sum. `values`: numbers cached, keys and values of all heads together.
 
     `codes`: packed codes. `norms`: the scalars beside them. `sinks`, `window`: tokens kept exact. `padding`:
-    allocated room that holds no token. `tables`: rotation, codebook and sketch, each counted once however many
+    allocated room that holds no token. `means`, `channels`: what is known of each head, to take from its keys and to
+    split its channels by. `tables`: rotation, codebook and sketch, each counted once however many
     layers share it. `workspace`: scratch memory kept between calls, of which there is none.
     """
 
@@ -23,6 +24,8 @@ class Ledger:
     norms: int
     sinks: int
     window: int
+    means: int
+    channels: int
     padding: int
     tables: int
     values: int
@@ -40,7 +43,7 @@ class Ledger:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that tokens take: codes, norms, sinks, window; no padding, no tables."""
+        """Bytes that tokens take: codes, norms, sinks, window; nothing that is there once."""
         return self.codes + self.norms + self.sinks + self.window
 
     @property
@@ -66,6 +69,7 @@ class Ledger:
 def ledger_of(sides: Iterable[Side]) -> Ledger:
     """The ledger of those sides."""
     count = {"codes": 0, "norms": 0, "sinks": 0, "window": 0, "padding": 0}
+    once: dict[str, dict[int, NDArray[Any]]] = {"means": {}, "channels": {}}
     tables: dict[int, NDArray[Any]] = {}
     memory: dict[int, tuple[str, int, int]] = {}  # forks share memory: it is counted once, as what most of them use
     values = 0
@@ -73,9 +77,13 @@ def ledger_of(sides: Iterable[Side]) -> Ledger:
         for item, array in side.arrays():
             _, used, _ = memory.get(id(array.memory), ("", 0, 0))
             memory[id(array.memory)] = (item, max(used, array.used_nbytes), array.memory.nbytes)
+        for name, known in zip(once, side.basis or side.known, strict=True):
+            once[name] |= {} if known is None else {id(known): known}
         tables |= {id(table): table for table in side.codec.tables}
         values += side.lanes * side.dim * (side.borders()[1] + len(side.recent))
     for item, used, held in memory.values():
         count[item] += used
         count["padding"] += held - used
+    for name, arrays in once.items():
+        count[name] = sum(array.nbytes for array in arrays.values())
     return Ledger(**count, tables=sum(table.nbytes for table in tables.values()), values=values)

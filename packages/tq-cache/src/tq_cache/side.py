@@ -8,14 +8,17 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_cache.codecs import TokenCodec
+from tq_cache.basis import Basis, learned
+from tq_cache.grammar import GIVEN
+from tq_cache.plan import SidePlan
 from tq_cache.token_array import TokenArray
+from tq_core import ScaleRange
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
 Positions = NDArray[np.int64]
 
-SURELY_FITS: Final = 16376.0  # a quarter of float16's range: no scale rule makes more than 4 times of a norm
+MARGIN: Final = 4.0  # no scale rule makes more than 4 times of a norm
 
 
 class Flow(NamedTuple):
@@ -36,26 +39,38 @@ class Pending(NamedTuple):
     sinks: Floats
     recent: Floats
     encoded: Mapping[str, NDArray[Any]]
+    basis: Basis | None
 
 
-def pending(tokens: Floats, flow: Flow, encoded: Mapping[str, NDArray[Any]]) -> Pending:
+class Settled(NamedTuple):
+    """Tokens that an append quantizes, (lanes, n, dim) as they are encoded, and the basis that they are in."""
+
+    tokens: Floats
+    basis: Basis | None  # None: not known yet, and no tokens
+
+
+def pending(tokens: Floats, flow: Flow, encoded: Mapping[str, NDArray[Any]], basis: Basis | None) -> Pending:
     """An append of (lanes, n, dim) tokens whose settled ones are encoded."""
-    return Pending(flow, tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :], encoded)
+    return Pending(flow, tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :], encoded, basis)
 
 
 class Side:
     """(lanes, tokens, dim), a lane being one head of one sequence. Tokens are held in order: sinks, codes, window.
 
-    A token is quantized once, when it leaves the window, and its codes never change afterwards.
+    A token is quantized once, when it leaves the window, and its codes never change afterwards. Nothing is quantized
+    before the basis is known; once it is, it stays until `clear`.
     """
 
-    def __init__(self, lanes: int, dim: int, codec: TokenCodec, sink_limit: int, capacity: int) -> None:
-        self.lanes, self.dim, self.codec = lanes, dim, codec
+    def __init__(self, plan: SidePlan, sink_limit: int, capacity: int) -> None:
+        self.lanes, self.dim, self.codec, self.needs, self.known = plan
         self.sink_limit, self.capacity = sink_limit, capacity
+        floats = [np.finfo(dtype).max for _, dtype in self.codec.fields.values() if dtype.kind == "f"]
+        self._surely_fits = float(min(floats)) / MARGIN  # a norm that every store of this codec can hold
         self.clear()
 
     def clear(self) -> None:
-        """Forget all tokens and the memory they took."""
+        """Forget all tokens, the memory they took and what was learned from them."""
+        self.basis = None if self.needs.tokens else self.known
         self.coded = {
             name: TokenArray(self.lanes, () if width is None else (width,), dtype, self.capacity)
             for name, (width, dtype) in self.codec.fields.items()
@@ -72,7 +87,7 @@ class Side:
 
     def arrays(self) -> list[tuple[str, TokenArray]]:
         """Every array held, by what it is for."""
-        coded = [("codes" if name == "packed" else "norms", array) for name, array in self.coded.items()]
+        coded = [("codes" if name.endswith("packed") else "norms", array) for name, array in self.coded.items()]
         return [*coded, ("sinks", self.sinks), ("window", self.recent)]
 
     def open(self) -> None:
@@ -80,23 +95,45 @@ class Side:
         for array in (self.sinks, self.recent, *self.coded.values()):
             _ = array.view
 
-    def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray) -> None:
-        """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded."""
-        self.coded, self.sinks, self.recent = dict(coded), sinks, recent
+    def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray, basis: Basis) -> None:
+        """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded.
 
-    def settled(self, tokens: Floats, flow: Flow) -> Floats:
-        """The tokens that an append quantizes, (lanes, n, dim); refuses new ones that could not be quantized later."""
+        `basis`: what is known of it, given or learned.
+        """
+        self.coded, self.sinks, self.recent = dict(coded), sinks, recent
+        self.known = Basis(
+            basis.mean if self.needs.mean == GIVEN else None, basis.order if self.needs.split == GIVEN else None
+        )
+        is_known = (basis.mean is not None or not self.needs.mean) and (basis.order is not None or not self.needs.split)
+        self.basis = basis if is_known else None
+
+    def settled(self, tokens: Floats, flow: Flow) -> Settled:
+        """The tokens that an append quantizes; refuses new ones that could not be quantized later."""
         found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
             found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
-        self._check_recent(tokens[:, flow.sinks + flow.settle_new :])
-        return found[:, flow.skip :]
+        basis = self.basis
+        if basis is None and found.shape[1]:
+            basis = learned(found, self.needs, self.known)
+        self._check_recent(tokens[:, flow.sinks + flow.settle_new :], basis)
+        found = found[:, flow.skip :]
+        return Settled(found if basis is None else basis.moved(found), basis)
 
-    def _check_recent(self, recent: Floats) -> None:
+    def _check_recent(self, recent: Floats, basis: Basis | None) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
-        largest = float(np.abs(recent).max(initial=0.0)) * math.sqrt(self.dim)
-        if largest > SURELY_FITS:
-            self.codec.encode(np.ascontiguousarray(recent).reshape(-1, self.dim))
+        moved = recent if basis is None else basis.moved(recent)
+        limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
+        if float(np.abs(moved).max(initial=0.0)) * math.sqrt(self.dim) <= limit:
+            return
+        if basis is not None:
+            self.codec.encode(np.ascontiguousarray(moved).reshape(-1, self.dim))
+            return
+        largest = float(np.linalg.norm(moved.astype(np.float64), axis=2).max())
+        if not largest <= limit:
+            raise ScaleRange(
+                f"a vector of norm {largest:.6g} waits for what is learned from the first {self.needs.tokens} tokens; "
+                f"norms up to {limit:.6g} surely fit; use norms=float32 or scale the data down"
+            )
 
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
@@ -113,6 +150,7 @@ class Side:
     def commit(self, pending: Pending) -> None:
         """Carry a prepared append out."""
         flow = pending.flow
+        self.basis = pending.basis
         self.sinks.extend(pending.sinks)
         self.sinks.drop_front(flow.drop_sinks)
         for name, array in self.coded.items():
@@ -150,9 +188,12 @@ class Side:
             out[lane, :, :sinks] = asked @ _float32(self.sinks.view[lane]).T
             out[lane, :, sinks + coded :] = asked @ _float32(self.recent.view[lane]).T
             if coded:
-                rows = {name: array.view[lane] for name, array in self.coded.items()}
-                out[lane, :, sinks : sinks + coded] = self.codec.scores(rows, asked)
+                out[lane, :, sinks : sinks + coded] = self._coded_scores(lane, 0, coded, asked)
         return out
+
+    def __len__(self) -> int:
+        """Tokens held, exact ones and codes."""
+        return self.borders()[1] + len(self.recent)
 
     def borders(self) -> tuple[int, int]:
         """Where codes begin and where the window begins."""
@@ -163,14 +204,23 @@ class Side:
         exact, offset = self._exact_at(start)
         if exact is not None:
             return queries @ _float32(exact.view[lane, start - offset : stop - offset]).T
-        return self.codec.scores(self._rows(lane, start - offset, stop - offset), queries)
+        return self._coded_scores(lane, start - offset, stop - offset, queries)
+
+    def _coded_scores(self, lane: int, low: int, high: int, queries: F32) -> F32:
+        basis = self._basis
+        found = self.codec.scores(self._rows(lane, low, high), basis.asked(lane, queries))
+        shift = basis.shift(lane, queries)
+        if shift is not None:
+            found += shift[:, None]
+        return found
 
     def combined(self, lane: int, start: int, stop: int, weights: F32) -> F32:
         """Weighted sums of tokens of one lane and one part: (sums, stop - start) to (sums, dim)."""
         exact, offset = self._exact_at(start)
         if exact is not None:
             return weights @ _float32(exact.view[lane, start - offset : stop - offset])
-        return self.codec.combine(self._rows(lane, start - offset, stop - offset), weights)
+        sums = self.codec.combine(self._rows(lane, start - offset, stop - offset), weights)
+        return self._basis.answered(lane, sums)
 
     def _exact_at(self, position: int) -> tuple[TokenArray | None, int]:
         """The array of exact tokens that holds a position, None for codes; and the position of its first token."""
@@ -202,7 +252,26 @@ class Side:
         for name, array in self.coded.items():
             part = array.view[:, low:high]
             rows[name] = np.ascontiguousarray(part).reshape(-1, *part.shape[2:])
-        return self.codec.decode(rows).reshape(self.lanes, high - low, self.dim)
+        return self.restored(self.codec.decode(rows).reshape(self.lanes, high - low, self.dim))
+
+    def restored(self, rows: F32) -> F32:
+        """(lanes, n, dim) rows that the codec decoded, as they came; changes `rows`."""
+        return rows if self.basis is None else self.basis.restored(rows)
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether codes are of vectors less a mean, so that their scores lack `shifts`."""
+        return self.basis is not None and self.basis.mean is not None
+
+    def shifts(self, queries: F32) -> F32:
+        """Inner products of (lanes, heads a lane, n, dim) queries with the mean of their lane, (lanes, heads, n)."""
+        found = [self._basis.shift(lane, own.reshape(-1, self.dim)) for lane, own in enumerate(queries)]
+        return np.array(found, np.float32).reshape(queries.shape[:3])
+
+    @property
+    def _basis(self) -> Basis:
+        assert self.basis is not None, "codes are made once the basis is known"
+        return self.basis
 
 
 def _float32(exact: Floats) -> F32:

@@ -1,52 +1,96 @@
-"""What the caches of one head and of one layer share: a single Layer, of which they are two views."""
+"""What the caches of one head and of one layer do; they differ in the axes before the tokens alone."""
 
-from collections.abc import Mapping
-from copy import copy
-from typing import Any, ClassVar, Self
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from numpy.typing import ArrayLike
+from tq_cache import checks, together
+from tq_cache.attention import WORKSPACE_BYTES
+from tq_cache.layer import Layer
+from tq_cache.packed_cache import PackedCache
 
-from tq_cache import checks, snapshot
-from tq_cache.atomic_file import StrPath
-from tq_cache.layer import Layer, codecs_for
-from tq_cache.ledger import Ledger, ledger_of
-from tq_cache.policy import CachePolicy
-from tq_cache.snapshot_facts import Shape
+F32 = NDArray[np.float32]
 
 
-class SingleLayerCache:
-    """Length, mutators, snapshots and ledger; a subclass adds the shapes of arrays and says how it is made again."""
+class SingleLayerCache(PackedCache):
+    """Arrays are (*lead, tokens, dim): `lead` is (kv_heads,) for a layer and nothing for a head."""
 
-    KIND: ClassVar[str]
+    @property
+    def _layer(self) -> Layer:
+        return self._rows[0][0]
 
-    def __init__(
-        self,
-        kv_heads: int,
-        head_dim: int,
-        policy: CachePolicy | str,
-        value_dim: int | None,
-        seed: int,
-        max_tokens: int,
-        backend: str,
-        capacity: int,
-    ) -> None:
-        self.kv_heads = checks.whole(kv_heads, 1, "kv_heads")
-        self.head_dim = checks.dimension(head_dim, "head_dim")
-        self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
-        self.policy = CachePolicy.parse(policy).inner()
-        self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
-        self.seed = checks.seed_value(seed)
-        dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
-        codecs = codecs_for([self.policy], dims, self.seed, backend)
-        self._layer = Layer(self.kv_heads, dims, self.policy, codecs, self.max_tokens, room)
-
-    @classmethod
-    def _like(cls, shape: Shape, backend: str) -> Self:
-        """An empty cache of that shape."""
-        raise NotImplementedError
+    @property
+    def _lead(self) -> tuple[int, ...]:
+        return (self.kv_heads,) if self.KIND == "layer" else ()
 
     def __len__(self) -> int:
         return len(self._layer)
+
+    def append(self, keys: ArrayLike, values: ArrayLike) -> range:
+        """Add keys (..., n, head_dim) and values (..., n, value_dim), float16/32/64; returns the positions quantized.
+
+        Tokens within the window stay exact and are quantized by the later call that moves them out of it. Raises
+        ShapeMismatch, InvalidDtype, NotFinite or ScaleRange and then leaves the cache as it was, in every head.
+        """
+        keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim))
+        return together.append([self._layer], [keys_in], [values_in])[0]
+
+    def keys(self, start: int = 0, stop: int | None = None) -> F32:
+        """What the codes of tokens start..stop-1 decode to, (..., tokens, head_dim) float32; exact ones as given."""
+        low, high = checks.span(start, stop, len(self))
+        found = self._layer.joined([group.keys.tokens(low, high) for group in self._layer.groups])
+        return found.reshape(*self._lead, *found.shape[1:])
+
+    def values(self, start: int = 0, stop: int | None = None) -> F32:
+        """As `keys`, (..., tokens, value_dim) float32."""
+        low, high = checks.span(start, stop, len(self))
+        found = self._layer.joined([group.values.tokens(low, high) for group in self._layer.groups])
+        return found.reshape(*self._lead, *found.shape[1:])
+
+    def scores(self, queries: ArrayLike) -> F32:
+        """Inner products of queries with all keys of their head, (..., n, tokens) float32, from packed codes.
+
+        Queries (n, head_dim), or (query_heads, n, head_dim) of a layer. No scale, no softmax.
+        """
+        grouped, lead = self._grouped(queries)
+        heads, count = grouped.shape[1:3]
+        asked = grouped.reshape(self.kv_heads, heads * count, self.head_dim)
+        return self._layer.scores(asked).reshape(*lead, count, len(self))
+
+    def attend(
+        self,
+        queries: ArrayLike,
+        *,
+        scale: float | None = None,
+        causal: bool = False,
+        mask: ArrayLike | None = None,
+        softcap: float | None = None,
+        sliding_window: int = 0,
+        workspace_bytes: int = WORKSPACE_BYTES,
+        accuracy: str = "exact",
+        fresh: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> F32:
+        """softmax(q K^T scale) V straight from packed codes, float32, shaped as the queries with value_dim last.
+
+        Queries (n, head_dim), or (query_heads, n, head_dim) of a layer.
+        `scale` defaults to 1/sqrt(head_dim). `causal`: the queries are the last n tokens held, and each sees itself and
+        what came before; `sliding_window` w, causal as well: no more than the last w of those. `mask`: bool, True
+        where a query may look, (n, tokens), of a layer (query_heads, n, tokens) as well.
+        `softcap` c: each logit becomes c tanh(logit / c). A query that sees nothing gets zeros.
+        `fresh`: keys and values, shaped as for `append`, of tokens behind those held: seen exactly, counted by `causal`
+        and `mask`, and not kept. What a decoder attends to before it appends.
+
+        Scratch memory stays within `workspace_bytes` (a tile has 16 tokens at least), on which the result does not
+        depend beyond float32 rounding. Equals float64 attention over `keys()` and `values()` within 1e-4;
+        `accuracy="integer"` lets a backend that can (simd) compute in integers, several times faster, within 2 %.
+        """
+        grouped, lead = self._grouped(queries)
+        count = grouped.shape[2]
+        shown = (1, self.kv_heads, lead[0] if lead else 1)
+        behind = checks.fresh(fresh, self._lead, (self.head_dim, self.value_dim))
+        held = len(self) + (0 if behind is None else behind.keys.shape[1])
+        seen = checks.view(count, held, causal=causal, sliding_window=sliding_window, mask=mask, lead=shown)
+        found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes, accuracy, behind)
+        return found.reshape(*lead, count, self.value_dim)
 
     def crop(self, tokens: int) -> None:
         """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
@@ -56,85 +100,9 @@ class SingleLayerCache:
         """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
         self._layer.take(checks.positions(rows, len(self), "rows"))
 
-    def fork(self) -> Self:
-        """The same tokens in a cache of its own; memory is shared until either of them grows."""
-        twin = copy(self)
-        twin._layer = self._layer.fork()
-        return twin
-
-    def save(
-        self,
-        path: StrPath,
-        *,
-        model: str = "",
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str = "float16",
-        overwrite: bool = False,
-    ) -> None:
-        """Write the cache to a file, whole or not at all; equal caches give equal bytes (docs/format.md, section 9).
-
-        The rest are facts to recognise it by: the name and dtype of the model, the ids of all tokens seen, evicted
-        ones included (or only their sha256, see the format), and `rope`, a dict of what decides how positions enter
-        keys. Raises SnapshotExists, SnapshotNotFound or SnapshotAccess for what is in the way, InvalidSpec or
-        ShapeMismatch for facts that cannot be.
-        """
-        snapshot.save(
-            path,
-            Shape(
-                self.KIND,
-                str(self.policy),
-                1,
-                1,
-                self.kv_heads,
-                self.head_dim,
-                self.value_dim,
-                self.seed,
-                self.max_tokens,
-            ),
-            [[self._layer]],
-            model=model,
-            tokens=tokens,
-            rope=rope,
-            dtype=dtype,
-            overwrite=overwrite,
-        )
-
-    @classmethod
-    def load(
-        cls,
-        path: StrPath,
-        *,
-        model: str | None = None,
-        tokens: ArrayLike | str | None = None,
-        rope: Mapping[str, Any] | None = None,
-        dtype: str | None = None,
-        policy: CachePolicy | str | None = None,
-        seed: int | None = None,
-        backend: str = "auto",
-        lazy: bool = True,
-    ) -> Self:
-        """The cache of a file, which continues as if it had never been saved; the file itself is never written.
-
-        Facts that are given must be those of the file, or SnapshotMismatch names fact and values. The file is mapped,
-        and only what grows is copied. Its header is verified here; the tokens of a layer's keys or values when they
-        are first used, or all here with `lazy=False`: CorruptData names file and tensor before any number is used.
-        """
-        found = snapshot.Snapshot(path, cls.KIND)
-        found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
-        cache = found.built(lambda shape: cls._like(shape, backend))
-        found.fill([[cache._layer]], lazy=lazy)
-        return cache
-
-    def clear(self) -> None:
-        """Forget all tokens and give their memory back."""
-        self._layer.clear()
-
-    def ledger(self) -> Ledger:
-        """Every byte held."""
-        return ledger_of((self._layer.keys, self._layer.values))
-
-    @property
-    def nbytes(self) -> int:
-        """`ledger().total`."""
-        return self.ledger().total
+    def _grouped(self, queries: ArrayLike) -> tuple[F32, tuple[int, ...]]:
+        """Queries as (kv_heads, heads a key/value head, n, head_dim), and the axes before n that they came with."""
+        asked = checks.queries(queries, (), len(self._lead) and self.kv_heads, self.head_dim)
+        lead, count = asked.shape[:-2], asked.shape[-2]
+        heads = lead[0] if lead else 1
+        return asked.reshape(self.kv_heads, heads // self.kv_heads, count, self.head_dim), lead

@@ -11,15 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 from tq_cache import safetensors_file as container
 from tq_cache import snapshot_facts as facts_of
 from tq_cache.atomic_file import as_path, check_target, write_file
+from tq_cache.basis import Basis, first_channels
 from tq_cache.errors import SnapshotMismatch
+from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
 from tq_cache.mapped import MappedTokenArray, Seal
 from tq_cache.policy import CachePolicy
 from tq_cache.side import Side
 from tq_cache.snapshot_facts import Facts, Shape
-from tq_core import BackendUnavailable, CorruptData, InvalidDimension, ShapeMismatch, TurboQuantError
+from tq_core import BackendUnavailable, CorruptData, InvalidDimension, InvalidSpec, ShapeMismatch, TurboQuantError
 
 Array = NDArray[Any]
+F32 = NDArray[np.float32]
 Rows = Sequence[Sequence[Layer]]
 Cache = TypeVar("Cache")
 
@@ -45,6 +48,8 @@ def save(
     check_target(target, overwrite)
     if max(shape.head_dim, shape.value_dim) > facts_of.MAX_DIM:
         raise InvalidDimension(f"snapshots hold dims up to {facts_of.MAX_DIM}, got {shape.head_dim}, {shape.value_dim}")
+    if shape.kv_heads > facts_of.MAX_HEADS:
+        raise InvalidSpec(f"snapshots hold layers of up to {facts_of.MAX_HEADS} heads, got {shape.kv_heads}")
     tensors: dict[str, Array] = {}
     digest = ""
     if isinstance(tokens, str) and facts_of.is_digest(tokens):
@@ -66,6 +71,11 @@ def save(
     for prefix, side in _sides(rows):
         tensors |= {prefix + _name(name): array.view for name, array in side.coded.items()}
         tensors |= {prefix + "sinks": side.sinks.view, prefix + "window": side.recent.view}
+        mean, order = side.basis or side.known
+        if mean is not None:
+            tensors[prefix + "mean"] = mean
+        if order is not None:
+            tensors[prefix + "channels"] = order[:, : side.needs.channels].astype(np.int64)
     write_file(target, container.encoded(KIND, facts.to_metadata(), tensors), overwrite=overwrite)
 
 
@@ -130,8 +140,15 @@ class Snapshot:
         for row, layers in enumerate(rows):
             for index, layer in enumerate(layers):
                 layer.evicted = self.facts.evicted[row][index]
-                if layer.keys.borders() != layer.values.borders() or len(layer.keys.recent) != len(layer.values.recent):
+                if len({(*side.borders(), len(side.recent)) for side in layer.sides()}) > 1:
                     raise self._corrupt(f"layer {index} of row {row} holds keys and values of different tokens")
+                is_ready = {side.basis is not None for side in layer.sides() if side.needs.tokens}
+                first, last = layer.groups[0].keys.borders()
+                if len(is_ready) > 1 or (False in is_ready and first < last):
+                    raise self._corrupt(
+                        f"layer {index} of row {row} lacks the mean or channels of some heads, but not of all, or "
+                        "though it has codes"
+                    )
                 if len(layer) + layer.evicted < 0:
                     raise self._corrupt(f"layer {index} of row {row} has seen fewer than no tokens")
         ids = self.token_ids()
@@ -191,8 +208,38 @@ class Snapshot:
         seal = Seal(lambda: self._verify_side(prefix, side, names, arrays))
         held = {name: MappedTokenArray(array, seal) for name, array in arrays.items()}
         sinks, window = (held.pop(name) for name in EXACT)
-        side.adopt(held, sinks, window)
-        return set(names.values())
+        basis = Basis(self._mean(prefix + "mean", side), self._order(prefix + "channels", side))
+        side.adopt(held, sinks, window, basis)
+        known = {"mean": basis.mean, "channels": basis.order}
+        return set(names.values()) | {prefix + name for name, array in known.items() if array is not None}
+
+    def _mean(self, name: str, side: Side) -> F32 | None:
+        """A mean of each lane, verified now: it is small, and what is decoded depends on it; None if not known yet."""
+        if not self._is_known(name, side.needs.mean):
+            return None
+        self._expect(name, (side.lanes, side.dim), ("float32",))
+        self._file.verify(name)
+        mean = np.array(self._tensor(name), np.float32)
+        if not np.isfinite(mean).all():
+            raise self._corrupt(f"{name} has numbers that are not finite")
+        return mean
+
+    def _order(self, name: str, side: Side) -> NDArray[np.intp] | None:
+        """As `_mean`: the order in which channels are encoded, from those that come first."""
+        if not self._is_known(name, side.needs.split):
+            return None
+        self._expect(name, (side.lanes, side.needs.channels), ("int64",))
+        self._file.verify(name)
+        first = self._tensor(name)
+        if not ((first >= 0) & (first < side.dim)).all() or not (np.diff(first, axis=1) > 0).all():
+            raise self._corrupt(f"{name} must name channels of {side.dim} in ascending order")
+        chosen = np.zeros((side.lanes, side.dim), bool)
+        np.put_along_axis(chosen, first, True, axis=1)
+        return first_channels(chosen)
+
+    def _is_known(self, name: str, need: int | str) -> bool:
+        """Whether the file has it; CorruptData where it was given and is missing. Where it has no use it is left."""
+        return bool(need) and (need == GIVEN or name in self._file.tensors)
 
     def _verify_side(self, prefix: str, side: Side, names: Mapping[str, str], arrays: Mapping[str, Array]) -> None:
         """Checksums first; then that a stranger who made them right wrote only what a cache can hold."""
@@ -226,31 +273,39 @@ class Snapshot:
 
 
 def _sides(rows: Rows) -> list[tuple[str, Side]]:
-    """Every side with the beginning of its tensors' names, layer by layer."""
-    return [
-        (f"layers.{index}.rows.{row}.{letter}.", side)
-        for index in range(len(rows[0]))
-        for row, layers in enumerate(rows)
-        for letter, side in (("k", layers[index].keys), ("v", layers[index].values))
-    ]
+    """Every side with the beginning of its tensors' names, layer by layer; several groups of a layer have numbers."""
+    found = []
+    for index in range(len(rows[0])):
+        for row, layers in enumerate(rows):
+            groups = layers[index].groups
+            for number, group in enumerate(groups):
+                prefix = f"layers.{index}.rows.{row}." + (f"groups.{number}." if len(groups) > 1 else "")
+                found += [(f"{prefix}k.", group.keys), (f"{prefix}v.", group.values)]
+    return found
 
 
 def _name(field: str) -> str:
-    return "codes" if field == "packed" else field
+    return field.removesuffix("packed") + "codes" if field.endswith("packed") else field
 
 
 def _quantizers(layers: Sequence[Layer]) -> str:
-    """Canonical JSON {"layers": [[k, v], ...], "specs": [...]}: indices into the specs, in order of first use."""
+    """Canonical JSON {"layers": [[k, v], ...], "specs": [...]}: indices into the specs, in order of first use.
+
+    A layer of several groups has a pair for each of them.
+    """
     specs: list[Any] = []
     table = []
     for layer in layers:
-        pair = []
-        for side in (layer.keys, layer.values):
-            spec = dict(side.codec.spec)
-            if spec not in specs:
-                specs.append(spec)
-            pair.append(specs.index(spec))
-        table.append(pair)
+        pairs = []
+        for group in layer.groups:
+            pair = []
+            for side in (group.keys, group.values):
+                spec = dict(side.codec.spec)
+                if spec not in specs:
+                    specs.append(spec)
+                pair.append(specs.index(spec))
+            pairs.append(pair)
+        table.append(pairs[0] if len(pairs) == 1 else pairs)
     return facts_of.canonical({"layers": table, "specs": specs})
 
 

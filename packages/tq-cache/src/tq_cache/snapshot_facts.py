@@ -19,6 +19,7 @@ Ids = NDArray[np.int64]
 KINDS: Final = {"head": "QuantizedKVCache", "layer": "MultiHeadKVCache", "decoder": "DecoderCache"}
 DTYPES: Final = ("float16", "bfloat16", "float32", "float64")
 MAX_DIM: Final = 4096  # a stranger's header asks for tables that grow with the dim, squared for prod
+MAX_HEADS: Final = 1 << 12  # as many are grouped by their stores before any of their tensors is looked at
 MAX_EVICTED: Final = 1 << 53  # what JSON readers of other languages hold exactly
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -92,7 +93,7 @@ class Facts:
         for name, low, high in (
             ("layers", 1, checks.MAX_COUNT if kind == "decoder" else 1),
             ("batch", 1, checks.MAX_COUNT if kind == "decoder" else 1),
-            ("kv_heads", 1, 1 if kind == "head" else checks.MAX_COUNT),
+            ("kv_heads", 1, 1 if kind == "head" else MAX_HEADS),
             ("head_dim", 2, MAX_DIM),
             ("value_dim", 2, MAX_DIM),
             ("seed", 0, (1 << 64) - 1),
@@ -122,9 +123,11 @@ METADATA: Final = {"kind", "policy", *NUMBERS, "model", "dtype", "rope", "tokens
 
 
 def own_policy(shape: Shape, policy: CachePolicy | str) -> CachePolicy:
-    """The policy as a cache of that kind and that many layers follows it."""
+    """The policy as a cache of that kind and that many layers, heads and dims follows it."""
     parsed = CachePolicy.parse(policy)
-    return parsed.resolve(shape.layers) if shape.kind == "decoder" else parsed.inner()
+    if shape.kind != "decoder":
+        parsed = parsed.inner() if shape.kind == "layer" else parsed.lone()
+    return parsed.resolve(shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, value_dim=shape.value_dim)
 
 
 def canonical(value: Any) -> str:

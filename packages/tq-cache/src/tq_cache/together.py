@@ -3,7 +3,7 @@
 A call costs some hundred microseconds of numpy whatever it holds, and a batch has one layer for each of its rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,15 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
     All or nothing: whatever can fail is done before any layer changes.
     """
     for layer in layers:
-        layer.keys.open()
-        layer.values.open()
+        layer.open()
     flows = [layer.flow(tokens.shape[1]) for layer, tokens in zip(layers, keys, strict=True)]
     work: list[tuple[Side, Pending]] = []
-    for sides, tokens in (([layer.keys for layer in layers], keys), ([layer.values for layer in layers], values)):
+    for sides, tokens in _alike(layers, keys, values):
         settled = [side.settled(new, flow) for side, new, flow in zip(sides, tokens, flows, strict=True)]
-        encoded = _encode(sides, settled)
+        encoded = _encode(sides, [found.tokens for found in settled])
         work += [
-            (side, pending(new, flow, rows))
-            for side, new, flow, rows in zip(sides, tokens, flows, encoded, strict=True)
+            (side, pending(new, flow, rows, found.basis))
+            for side, new, flow, rows, found in zip(sides, tokens, flows, encoded, settled, strict=True)
         ]
     for side, ready in work:
         side.reserve(ready)
@@ -40,8 +39,36 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
     return [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
 
 
-def tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
-    """What tokens start..stop-1 decode to, (sides, lanes, n, dim); sides that hold as many tokens as each other."""
+def keys(layers: Sequence[Layer], start: int, stop: int) -> F32:
+    """What keys start..stop-1 decode to, (layers, lanes, n, dim); layers that hold as many tokens as each other."""
+    sides = [[layer.groups[group].keys for layer in layers] for group in range(len(layers[0].groups))]
+    return _joined(layers[0], [_tokens(alike, start, stop) for alike in sides])
+
+
+def values(layers: Sequence[Layer], start: int, stop: int) -> F32:
+    """As `keys`."""
+    sides = [[layer.groups[group].values for layer in layers] for group in range(len(layers[0].groups))]
+    return _joined(layers[0], [_tokens(alike, start, stop) for alike in sides])
+
+
+def _alike(
+    layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]
+) -> Iterator[tuple[list[Side], list[Floats]]]:
+    """The sides of all layers that have one codec, with the tokens of their lanes."""
+    for index, (heads, *_) in enumerate(layers[0].groups):
+        groups = [layer.groups[index] for layer in layers]
+        yield [group.keys for group in groups], [new if heads is None else new[heads] for new in keys]
+        yield [group.values for group in groups], [new if heads is None else new[heads] for new in values]
+
+
+def _joined(layer: Layer, parts: list[F32]) -> F32:
+    """(layers, lanes, ...) from the lanes of each group."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.stack([layer.joined([part[row] for part in parts]) for row in range(len(parts[0]))])
+
+
+def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
     if len({side.borders() for side in sides}) > 1:  # cropped by rows: each decodes by itself
         return np.stack([side.tokens(start, stop) for side in sides])
     first = sides[0]
@@ -49,7 +76,9 @@ def tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
     low, high = min(max(start, codes), window), max(min(stop, window), codes)
     out = np.empty((len(sides), first.lanes, stop - start, first.dim), np.float32)
     if low < high:
-        out[:, :, low - start : high - start] = _decode(sides, low - codes, high - codes)
+        decoded = _decode(sides, low - codes, high - codes)
+        for row, side, rows in zip(out, sides, decoded, strict=True):
+            row[:, low - start : high - start] = side.restored(rows)
     for row, side in zip(out, sides, strict=True):
         for begin, end in ((start, min(stop, codes)), (max(start, window), stop)):
             if begin < end:

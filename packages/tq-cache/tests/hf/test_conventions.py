@@ -33,7 +33,7 @@ def codes(cache, layer=0):
     return [
         (array.view.copy(), name)
         for row in cache.decoder._rows
-        for side in (row[layer].keys, row[layer].values)
+        for side in row[layer].sides()
         for name, array in side.coded.items()
     ]
 
@@ -56,7 +56,7 @@ def test_a_step_leaves_the_codes_of_old_tokens_as_they_are(monkeypatch):
     cache = filled(policy="k=mse4,v=mse3,window=3", tokens=9)
     before = codes(cache)
     counted = []
-    for side in (cache.decoder._rows[0][0].keys, cache.decoder._rows[0][0].values):
+    for side in cache.decoder._rows[0][0].sides():
         encode = side.codec.encode
         monkeypatch.setattr(
             side.codec, "encode", lambda rows, encode=encode: (counted.append(len(rows)), encode(rows))[1]

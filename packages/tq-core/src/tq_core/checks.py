@@ -35,11 +35,16 @@ def dimension(dim: SupportsIndex) -> int:
     return value
 
 
-def bit_width(bits: SupportsIndex, low: int, high: int, what: str) -> int:
-    """bits as an int in low..high, or InvalidBitWidth."""
-    value = _integer(bits, "bits", InvalidBitWidth)
+def bit_width(
+    bits: SupportsIndex | float, low: int, high: int, what: str, fractions: tuple[float, ...] = ()
+) -> int | float:
+    """bits as an int in low..high, or as one of the fractions, which are floats; InvalidBitWidth for all else."""
+    if isinstance(bits, (float, np.floating)) and float(bits) in fractions:
+        return float(bits)
+    hint = f"; its fractional widths are {', '.join(map(str, fractions))}" if fractions else ""
+    value = _integer(bits, "bits", InvalidBitWidth, hint)
     if not low <= value <= high:
-        raise InvalidBitWidth(f"{what} takes {low} to {high} bits, got {value}")
+        raise InvalidBitWidth(f"{what} takes {low} to {high} bits, got {value}{hint}")
     return value
 
 
@@ -66,13 +71,13 @@ def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
     return number
 
 
-def _integer(value: SupportsIndex, name: str, error: type[Exception]) -> int:
+def _integer(value: object, name: str, error: type[Exception], hint: str = "") -> int:
     if not isinstance(value, (bool, np.bool_, np.ndarray)):  # an array, even of one integer, is a mistake here
         try:
-            return operator.index(value)
+            return operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             pass
-    raise error(f"{name} must be an integer, got {value!r:.80}")
+    raise error(f"{name} must be an integer, got {value!r:.80}{hint}")
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:

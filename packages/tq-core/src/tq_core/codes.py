@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tq_core import checks, container, packing
 from tq_core.errors import CorruptData, RowOutOfRange, ShapeMismatch, SpecMismatch
-from tq_core.spec import Spec, fields, padding_planes, validated
+from tq_core.spec import Spec, fields, packed_parts, validated
 
 
 class Codes:
@@ -28,7 +28,7 @@ class Codes:
         if not self._holds(self._spec):
             raise SpecMismatch(f"{type(self).__name__} cannot hold rows of a {self._spec['kind']} spec")
         self._arrays = _checked(self._spec, arrays)
-        _check_padding(self._spec, self._arrays["packed"])
+        _check_packed(self._spec, self._arrays["packed"])
         _check_scalars(self._arrays)
         self._single = single
         if single and len(self) != 1:
@@ -158,7 +158,7 @@ class Codes:
             flat = np.frombuffer(payload[start : start + size], dtype)
             arrays[name] = (flat if width is None else flat.reshape(rows, width)).copy()
             start += size
-        _check_padding(spec, arrays["packed"])
+        _check_packed(spec, arrays["packed"])
         _check_scalars(arrays)
         return cls._trusted(spec, arrays, single)
 
@@ -196,10 +196,9 @@ def _header_facts(header: dict[str, Any], kind: str) -> tuple[int, bool]:
     return rows, single
 
 
-def _check_padding(spec: Spec, packed: NDArray[np.uint8]) -> None:
-    for offset, values, bits in padding_planes(spec):
-        if not packing.has_clean_padding(packed[:, offset:], values, packing.PLANES[bits]):
-            raise CorruptData("padding bits of a packed row are not zero")
+def _check_packed(spec: Spec, packed: NDArray[np.uint8]) -> None:
+    for offset, values, bits in packed_parts(spec):
+        packing.require_packed(packed[:, offset:], values, bits)
 
 
 def _check_scalars(arrays: Mapping[str, NDArray[Any]]) -> None:

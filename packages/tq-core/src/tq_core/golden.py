@@ -17,6 +17,7 @@ STREAM: Final = 1 << 20  # far from the streams of the format
 
 _MSE: Final = [(dim, bits) for dim in (64, 128) for bits in range(1, 9)]
 _MSE_OTHER: Final = [(2, 2), (3, 1), (7, 5), (20, 3), (80, 6), (96, 7), (100, 3), (200, 4), (576, 2), (1536, 4)]
+_MIXED: Final = [(64, 2.25), (128, 2.25), (128, 2.5), (128, 3.25), (128, 3.5), (7, 3.25), (66, 2.25), (99, 3.5)]
 _PROD: Final = [(64, 2, "gaussian"), (128, 4, "gaussian"), (100, 3, "hadamard"), (96, 8, "hadamard")]
 
 # (dim, bits, states, search): every table once, odd dims and streams that end within a byte
@@ -32,6 +33,9 @@ def cases() -> dict[str, Spec]:
     for dim, bits in (*_MSE, *_MSE_OTHER):
         inner = {"kind": "mse", "dim": dim, "bits": bits, "seed": dim + bits, "rotation": "hadamard"}
         found[f"mse-{dim}-{bits}"] = _codec(inner)
+    for dim, width in _MIXED:
+        inner = {"kind": "mse", "dim": dim, "bits": width, "seed": dim, "rotation": "hadamard"}
+        found[f"mse-{dim}-{width}"] = _codec(inner, search=9 if dim == 64 else 0)
     for rule in ("plain", "norm", "mse"):
         inner = {"kind": "mse", "dim": 96, "bits": 3, "seed": 11, "rotation": "hadamard"}
         found[f"mse-96-3-{rule}-float32"] = _codec(inner, scale=rule, norm_dtype="float32")

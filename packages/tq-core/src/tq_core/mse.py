@@ -7,6 +7,7 @@ from tq_core.spec import validated
 class TurboQuantMSE(ScalarQuantizer):
     """Unit vectors to 1..8 bits a coordinate: random rotation, then Lloyd-Max on each coordinate (algorithm 1).
 
+    `bits` may also be 2.25, 2.5, 3.25 or 3.5: neighbouring coordinates of 4 to 11 levels share one mixed-radix word.
     The codebook is optimal for the exact law of a rotated coordinate. Estimated inner products shrink by
     `1 - expected_mse` (the paper's scale); VectorCodec removes that bias for free.
     """
@@ -14,7 +15,7 @@ class TurboQuantMSE(ScalarQuantizer):
     KIND = "mse"
 
     def __init__(
-        self, dim: int, bits: int, *, seed: int = 0, rotation: str = "hadamard", backend: str = "auto"
+        self, dim: int, bits: int | float, *, seed: int = 0, rotation: str = "hadamard", backend: str = "auto"
     ) -> None:
         spec = validated({"kind": "mse", "dim": dim, "bits": bits, "seed": seed, "rotation": rotation})
         super().__init__(spec, spec["bits"], None, backend)

@@ -7,14 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import hadamard, packing, trellis_path
-from tq_core.codebook import Codebook
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
 from tq_core.trellis_plan import TrellisPlan
-from tq_core.trellis_table import Trellis
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -66,7 +64,7 @@ class NumpyBackend:
         factors = _scale_factors(plan, dots, squares)
         scales[:] = _to_float32(_products(norms, factors))
         if plan.sketch is not None and gammas is not None:
-            levels = plan.codebook.levels[codes].astype(np.float64)
+            levels = plan.codebook.levels_of(codes).astype(np.float64)
             residuals = (v - np.rint(factors[:, None] * levels)).astype(np.int64)
             packed[:, plan.stage_bytes :] = self.sketch(plan.sketch, residuals)
             lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals).astype(np.float64))
@@ -76,7 +74,7 @@ class NumpyBackend:
         """Reconstructed rows, (rows, dim) float32."""
         out = np.empty((len(packed), plan.dim), np.float32)
         for tile in _tiles(len(packed), plan.dim):
-            stage = _centroids(plan.codebook, packed[tile, : plan.stage_bytes], plan.dim)
+            stage = _centroids(plan, packed[tile])
             if plan.sketch is None or gammas is None:
                 out[tile] = self.unrotate(plan.rotation, stage) * scales[tile, None]
                 continue
@@ -100,7 +98,7 @@ class NumpyBackend:
         rotated = self.rotate(plan.rotation, queries)
         out = np.empty((len(queries), len(packed)), np.float32)
         for tile in _tiles(len(packed), plan.dim):
-            stage = _centroids(plan.codebook, packed[tile, : plan.stage_bytes], plan.dim)
+            stage = _centroids(plan, packed[tile])
             estimate = (rotated @ stage.T) * (scales[tile] * np.float32(1.0 / plan.dim))
             if plan.sketch is not None and gammas is not None:
                 turned = rotated * np.float32(1.0 / math.sqrt(plan.dim))
@@ -112,8 +110,7 @@ class NumpyBackend:
         """Weighted sums of the decoded rows, (sums, dim) float32; added in the rotated domain, rotated back once."""
         total = np.zeros((len(weights), plan.dim), np.float32)
         for tile in _tiles(len(packed), plan.dim):
-            stage = _centroids(plan.codebook, packed[tile, : plan.stage_bytes], plan.dim)
-            total += (weights[:, tile] * scales[tile]) @ stage
+            total += (weights[:, tile] * scales[tile]) @ _centroids(plan, packed[tile])
             if plan.sketch is not None and gammas is not None:
                 lengths = weights[:, tile] * (gammas[tile] * np.float32(math.sqrt(plan.dim)))
                 total += lengths @ self.unsketch(plan.sketch, packed[tile, plan.stage_bytes :])
@@ -177,15 +174,14 @@ def _products(norms: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArr
 def _best_codes(plan: ScalarPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.int64], NDArray[np.int64]]:
     """Codes of the winning candidate scale with its integer sums A = <v, Q> and B = <Q, Q>."""
     book = plan.codebook
-    table = book.code_table
-    codes = table[v.view(np.uint16)]
-    dots, squares = _integer_sums(v, book.levels[codes])
+    codes = book.codes(v)
+    dots, squares = _integer_sums(v, book.levels_of(codes))
     if len(plan.candidates) == 1:
         return codes, dots, squares
     best = _merit(dots, squares)
     for candidate in plan.candidates[1:]:
-        tried = table[_to_int16(scaled * np.float32(candidate)).view(np.uint16)]
-        tried_dots, tried_squares = _integer_sums(v, book.levels[tried])
+        tried = book.codes(_to_int16(scaled * np.float32(candidate)))
+        tried_dots, tried_squares = _integer_sums(v, book.levels_of(tried))
         merit = _merit(tried_dots, tried_squares)
         better = merit > best
         codes[better] = tried[better]
@@ -212,7 +208,9 @@ def _best_paths(plan: TrellisPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.
 
 def _integer_sums(v: I16, levels: I16) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     wide = levels.astype(np.int32)
-    return np.sum(v * wide, axis=1, dtype=np.int64), np.sum(wide * wide, axis=1, dtype=np.int64)
+    squares = np.sum(wide * wide, axis=1, dtype=np.int64)
+    # a zero row has no level but 0 where all numbers of levels are odd
+    return np.sum(v * wide, axis=1, dtype=np.int64), np.maximum(squares, 1)
 
 
 def _merit(dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -235,10 +233,13 @@ def _scale_factors(plan: Plan, dots: NDArray[np.int64], squares: NDArray[np.int6
     return np.where(a > 0, factors, 0.0)
 
 
-def _centroids(book: Codebook | Trellis, packed: U8, dim: int) -> F32:
-    if isinstance(book, Trellis):
-        return book.centroids[trellis_path.windows(book, trellis_path.unpack(packed, dim, book.bits))]
-    return book.centroids[packing.unpack(packed, dim, book.bits)]
+def _centroids(plan: Plan, packed: U8) -> F32:
+    """The first stage of packed rows, (rows, dim) float32 of unit variance."""
+    if isinstance(plan, TrellisPlan):
+        code = plan.codebook
+        return code.centroids[trellis_path.windows(code, trellis_path.unpack(packed, plan.dim, code.bits))]
+    book = plan.codebook
+    return book.centroids_of(packing.unpack(packed[:, : plan.stage_bytes], book.dim, book.bits))
 
 
 def _signs(sketch: Sketch, bits: U8) -> F32:

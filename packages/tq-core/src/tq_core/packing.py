@@ -1,7 +1,7 @@
 """Codes to bytes and back, vectorised (docs/format.md, section 5).
 
 One row is a sequence of byte-aligned planes of 1, 2, 4 or 8 bits, low bits first, coordinate 0 in the lowest
-bits of byte 0.
+bits of byte 0; at a fractional width it is a stream of mixed-radix words instead, which tq_core.radix packs.
 """
 
 from typing import Final
@@ -9,7 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-PLANES: Final[dict[int, tuple[int, ...]]] = {
+from tq_core import radix
+from tq_core.errors import CorruptData
+
+PLANES: Final[dict[float, tuple[int, ...]]] = {
     1: (1,),
     2: (2,),
     3: (2, 1),
@@ -26,13 +29,17 @@ def plane_bytes(dim: int, width: int) -> int:
     return (dim * width + 7) // 8
 
 
-def row_bytes(dim: int, bits: int) -> int:
+def row_bytes(dim: int, bits: float) -> int:
     """Bytes of one packed row."""
+    if bits in radix.RADICES:
+        return radix.row_bytes(dim, bits)
     return sum(plane_bytes(dim, width) for width in PLANES[bits])
 
 
-def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Pack (rows, dim) codes below `2**bits` into (rows, row_bytes) uint8."""
+def pack(codes: NDArray[np.uint8], bits: float) -> NDArray[np.uint8]:
+    """Pack (rows, dim) codes below `2**bits`, or below the level counts of `bits`, into (rows, row_bytes) uint8."""
+    if bits in radix.RADICES:
+        return radix.pack(codes, bits)
     planes, shift = [], 0
     for width in PLANES[bits]:
         part = codes if bits == width else codes >> np.uint8(shift) & np.uint8((1 << width) - 1)
@@ -41,8 +48,10 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)
 
 
-def unpack(packed: NDArray[np.uint8], dim: int, bits: int) -> NDArray[np.uint8]:
+def unpack(packed: NDArray[np.uint8], dim: int, bits: float) -> NDArray[np.uint8]:
     """The (rows, dim) uint8 codes of (rows, row_bytes) packed rows."""
+    if bits in radix.RADICES:
+        return radix.unpack(packed, dim, bits)
     codes: NDArray[np.uint8] | None = None
     start, shift = 0, 0
     for width in PLANES[bits]:
@@ -52,6 +61,14 @@ def unpack(packed: NDArray[np.uint8], dim: int, bits: int) -> NDArray[np.uint8]:
         start, shift = stop, shift + width
     assert codes is not None  # every width has at least one plane
     return codes
+
+
+def require_packed(packed: NDArray[np.uint8], dim: int, bits: float) -> None:
+    """Raise CorruptData for rows that `pack` does not write; bytes behind the row are not looked at."""
+    if bits in radix.RADICES:
+        radix.require_words(packed, dim, bits)
+    elif not has_clean_padding(packed, dim, PLANES[bits]):
+        raise CorruptData("padding bits of a packed row are not zero")
 
 
 def has_clean_padding(packed: NDArray[np.uint8], dim: int, widths: tuple[int, ...]) -> bool:

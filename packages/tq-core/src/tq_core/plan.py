@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tq_core.codebook import Codebook
+from tq_core.codebook import Codebook, MixedCodebook
 from tq_core.packing import plane_bytes, row_bytes
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -17,7 +17,7 @@ class ScalarPlan(NamedTuple):
     """Everything that decides a scalar code. `strict`: rows are taken as unit vectors, their norm as 1."""
 
     rotation: Rotation
-    codebook: Codebook
+    codebook: Codebook | MixedCodebook
     rule: str
     candidates: tuple[float, ...]
     sketch: Sketch | None

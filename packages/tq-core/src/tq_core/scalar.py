@@ -143,7 +143,7 @@ class ScalarBackend:
     def _encoder(self, plan: ScalarPlan) -> Encoder:
         return Encoder(
             self._transform(plan.rotation),
-            list(plan.codebook.half),
+            [list(book.half) for book in plan.codebook.books],
             RULE_NUMBERS[plan.rule],
             list(plan.candidates),
             None if plan.sketch is None else self._signs(plan.sketch),

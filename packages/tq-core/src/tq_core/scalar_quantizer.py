@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_core import checks, registry
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook_of
 from tq_core.codes import Codes
 from tq_core.errors import InvalidSpec, SpecMismatch
 from tq_core.plan import ScalarPlan
@@ -24,11 +24,11 @@ class ScalarQuantizer:
     KIND: ClassVar[str]
     plan: ScalarPlan | TrellisPlan
 
-    def __init__(self, spec: Spec, stage_bits: int, sketch: Sketch | None, backend: str) -> None:
+    def __init__(self, spec: Spec, stage_bits: float, sketch: Sketch | None, backend: str) -> None:
         self._spec = spec
         self.backend = registry.resolve(backend)
         rotation = Rotation(spec["dim"], spec["rotation"], spec["seed"])
-        self.plan = ScalarPlan(rotation, codebook(spec["dim"], stage_bits), "plain", (1.0,), sketch, strict=True)
+        self.plan = ScalarPlan(rotation, codebook_of(spec["dim"], stage_bits), "plain", (1.0,), sketch, strict=True)
 
     @classmethod
     def from_spec(cls, spec: Spec, *, backend: str = "auto") -> Self:
@@ -45,9 +45,10 @@ class ScalarQuantizer:
         return self.plan.dim
 
     @property
-    def bits(self) -> int:
-        """Nominal bits per coordinate."""
-        return int(self._spec["bits"])
+    def bits(self) -> int | float:
+        """Nominal bits per coordinate; a float where they are a fraction."""
+        bits: int | float = self._spec["bits"]
+        return bits
 
     @property
     def seed(self) -> int:

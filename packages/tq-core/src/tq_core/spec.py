@@ -10,6 +10,7 @@ from tq_core import checks
 from tq_core.errors import InvalidDimension, InvalidSpec
 from tq_core.packing import plane_bytes, row_bytes
 from tq_core.plan import RULES
+from tq_core.radix import RADICES
 from tq_core.trellis_table import STATES, window_bits
 
 Spec = dict[str, Any]
@@ -56,7 +57,8 @@ def validated(spec: Mapping[str, Any]) -> Spec:
         return clean
     if kind == "trellis":
         return _trellis(spec, clean)
-    clean["bits"] = checks.bit_width(spec["bits"], 2 if kind == "prod" else 1, 8, f"the {kind} quantizer")
+    fractions = tuple(RADICES) if kind == "mse" else ()
+    clean["bits"] = checks.bit_width(spec["bits"], 2 if kind == "prod" else 1, 8, f"the {kind} quantizer", fractions)
     if kind == "polar":
         if dim.bit_count() != 1:
             raise InvalidDimension(f"the polar quantizer needs a power-of-two dim, got {dim}")
@@ -71,7 +73,7 @@ def validated(spec: Mapping[str, Any]) -> Spec:
 
 def _trellis(spec: Mapping[str, Any], clean: Spec) -> Spec:
     dim = clean["dim"]
-    bits = clean["bits"] = checks.bit_width(spec["bits"], 1, 4, "the trellis quantizer")
+    bits = clean["bits"] = int(checks.bit_width(spec["bits"], 1, 4, "the trellis quantizer"))
     states = clean["states"] = checks.count(spec["states"], 8, max(STATES), "states")
     if states not in STATES:
         raise InvalidSpec(f"states must be one of {', '.join(map(str, STATES))}, got {states}")
@@ -137,10 +139,10 @@ def fields(spec: Spec) -> Fields:
     return {"packed": (width, U8), "radii": (dim // polar_group(dim), F16)}
 
 
-def padding_planes(spec: Spec) -> list[tuple[int, int, int]]:
-    """(offset in the row, values, bits) of every packed part, for checking that padding bits are zero."""
+def packed_parts(spec: Spec) -> list[tuple[int, int, float]]:
+    """(offset in the row, values, bits) of every packed part, for checking that it is what packing writes."""
     if spec["kind"] == "codec":
-        return padding_planes(spec["quantizer"])
+        return packed_parts(spec["quantizer"])
     dim = spec["dim"]
     if spec["kind"] == "trellis":
         return [(0, dim * spec["bits"], 1)]  # one stream of bits
@@ -150,7 +152,8 @@ def padding_planes(spec: Spec) -> list[tuple[int, int, int]]:
         return [(0, dim, spec["bits"] - 1), (row_bytes(dim, spec["bits"] - 1), dim, 1)]
     if spec["kind"] == "qjl":
         return [(0, spec["projections"], 1)]
-    parts, offset = [], 0
+    parts: list[tuple[int, int, float]] = []
+    offset = 0
     for values, bits in polar_levels(dim, spec["bits"]):
         parts.append((offset, values, bits))
         offset += row_bytes(values, bits)

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import packing, random_bits
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook_of
 from tq_core.norms import row_norms, unit_rows
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates
+from tq_core.radix import RADICES
 from tq_core.registry import API_VERSION, Backend
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -54,13 +55,16 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
     _require(backend.api_version == API_VERSION, f"api_version {backend.api_version}, expected {API_VERSION}")
     for dim in dims:
         _check_rotation(backend, Rotation(dim, "hadamard", 7), exact)
-        for bits in range(1, 9) if dim in (3, 33, 64, 100, 128) else (1, 3, 4, 8):
+        every, some = (*range(1, 9), *RADICES), (1, 3, 4, 8, 2.25, 3.5)
+        for bits in every if dim in (3, 33, 64, 100, 128) else some:
             _check_codes(backend, _plan(dim, bits), exact)
     for dim in (8, 64, 100, 128):
         for rule in RULES:
             _check_codes(backend, _plan(dim, 4, rule=rule), exact)
         for search in (3, 9, 13):
             _check_codes(backend, _plan(dim, 3, search=search), exact)
+        for bits in RADICES:
+            _check_codes(backend, _plan(dim, bits, rule="norm", search=9), exact)
         for kind in ("gaussian", "hadamard"):
             _check_sketch(backend, Sketch(dim, dim, kind, 5), exact)
             _check_codes(backend, _plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), exact)
@@ -71,6 +75,8 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
     for bits in range(1, 9):
         _check_accuracies(backend, _plan(128, bits))
         _check_accuracies(backend, _plan(100, bits, sketch=Sketch(100, 100, "gaussian", 5)))
+    for bits in RADICES:
+        _check_accuracies(backend, _plan(128, bits))
 
 
 def _require(holds: object, message: str) -> None:
@@ -79,10 +85,16 @@ def _require(holds: object, message: str) -> None:
 
 
 def _plan(
-    dim: int, bits: int, *, rule: str = "unbiased", search: int = 0, sketch: Sketch | None = None, strict: bool = False
+    dim: int,
+    bits: float,
+    *,
+    rule: str = "unbiased",
+    search: int = 0,
+    sketch: Sketch | None = None,
+    strict: bool = False,
 ) -> ScalarPlan:
     candidates = scale_candidates(dim, search)
-    return ScalarPlan(Rotation(dim, "hadamard", 7), codebook(dim, bits), rule, candidates, sketch, strict)
+    return ScalarPlan(Rotation(dim, "hadamard", 7), codebook_of(dim, bits), rule, candidates, sketch, strict)
 
 
 def _check_rotation(backend: Backend, rotation: Rotation, exact: bool) -> None:
@@ -165,10 +177,16 @@ def _only_edges_differ(
     if not differ.any():
         return
     _require((np.abs(mine - theirs)[differ] == 1).all(), f"codes differ by more than one, {where}")
-    scaled = np.abs(4096.0 * REFERENCE.rotate(plan.rotation, unit_rows(x, row_norms(x)))[differ].astype(np.float64))
-    edges = np.concatenate([[-0.5], plan.codebook.thresholds.astype(np.float64)]) + 0.5
-    distance = np.abs(scaled[:, None] - edges).min(axis=1)
-    _require((distance < 0.05).all(), f"a code differs {distance.max():.3g}/4096 away from an edge, {where}")
+    scaled = np.abs(4096.0 * REFERENCE.rotate(plan.rotation, unit_rows(x, row_norms(x))).astype(np.float64))
+    books = plan.codebook.books
+    for place, book in enumerate(books):
+        own = slice(place, None, len(books))
+        edges = book.thresholds.astype(np.float64) + 0.5
+        edges = edges if book.has_zero else np.concatenate([[0.0], edges])
+        distance = np.abs(scaled[:, own][differ[:, own]][:, None] - edges).min(axis=1)
+        _require(
+            (distance < 0.05).all(), f"a code differs {distance.max(initial=0):.3g}/4096 away from an edge, {where}"
+        )
 
 
 def _check_sketch(backend: Backend, sketch: Sketch, exact: bool) -> None:

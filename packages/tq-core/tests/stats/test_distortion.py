@@ -11,6 +11,11 @@
 | 10 | rule unbiased | .567 .1307 .0347 .00923 | 1.5 % | 10k |
 | 11 | rule norm, b=2,3,4 | .1189 .0338 .00916 | 1.5 % | 10k |
 | 12 | rule mse with search | d=128, 9: .1150 .0320 .0080 (b=2,3,4); d=64, 13: .0300 .0072 (b=3,4) | at most | 5k |
+| - | plain, d=128, b=2.25, 2.5, 3.25, 3.5 | .088108 .067951 .024948 .018868 | 1 % | 3.6k 4.1k 7k 8.5k |
+| - | plain, d=64 | .086897 .066951 .024506 .018522 | 1 % | 7.7k 10k 13.5k 17.5k |
+| - | plain, d=1536 | .089224 .068875 .025358 .019190 | 1 % | 1k |
+| - | rule unbiased, d=128 | e / (1 - e) of each vector, e its error under rule mse | 0.1 % | 5k |
+| - | rule mse with 9 scales, d=128 | at most rule mse without | less than 1 | 5k |
 | - | PolarQuant, bits=4 | .0321 | 1 % | 10k |
 
 One quantizer and uniform x is the same as a Haar rotation and any x. N follows from (4 r / tolerance)^2 with r the
@@ -33,6 +38,11 @@ RULES = {
     ("9", "mse", 0.01): (0.3604, 0.1153, 0.03349, 0.009139),
     ("10", "unbiased", 0.015): (0.567, 0.1307, 0.0347, 0.00923),
     ("11", "norm", 0.015): (None, 0.1189, 0.0338, 0.00916),
+}
+FRACTIONAL = {
+    128: ((2.25, 0.088108, 3600), (2.5, 0.067951, 4100), (3.25, 0.024948, 7000), (3.5, 0.018868, 8500)),
+    64: ((2.25, 0.086897, 7700), (2.5, 0.066951, 10000), (3.25, 0.024506, 13500), (3.5, 0.018522, 17500)),
+    1536: ((2.25, 0.089224, 1000), (2.5, 0.068875, 1000), (3.25, 0.025358, 1000), (3.5, 0.019190, 1000)),
 }
 SEARCHED = ((128, 9, 2, 0.1150), (128, 9, 3, 0.0320), (128, 9, 4, 0.0080), (64, 13, 3, 0.0300), (64, 13, 4, 0.0072))
 
@@ -128,6 +138,43 @@ def test_row_12_no_vector_loses_by_the_search(accept, sphere):
     x = sphere(5000, 128, 12)
     ratio = codec_errors(x, 4, scale="mse", search=9) / codec_errors(x, 4, scale="mse")
     accept.at_most("12", "searched / not searched, worst vector, d=128, b=4", 1.001, ratio.max(), 5000)
+
+
+@pytest.mark.parametrize("dim", FRACTIONAL)
+def test_fractional_widths_plain_distortion(dim, accept, sphere):
+    for bits, value, count in FRACTIONAL[dim]:
+        quantizer = TurboQuantMSE(dim, bits, seed=dim)
+        x = sphere(count, dim, round(100 * bits))
+        measured = squared(x, quantizer.dequantize(quantizer.quantize(x))).mean()
+        accept.within("mixed", f"mse, d={dim}, b={bits}", value, measured, 0.01, count)
+        assert quantizer.expected_mse == pytest.approx(value, abs=6e-7)
+
+
+def test_fractional_widths_under_the_scale_rules_and_search(accept, sphere):
+    x = sphere(5000, 128, 14)
+    for bits, value, _ in FRACTIONAL[128]:
+        least = codec_errors(x, bits, scale="mse")
+        unbiased = codec_errors(x, bits, scale="unbiased").mean()
+        accept.within(
+            "mixed", f"rule unbiased, d=128, b={bits}", float((least / (1 - least)).mean()), unbiased, 1e-3, 5000
+        )
+        accept.at_most("mixed", f"rule mse, d=128, b={bits}", value, least.mean(), 5000)
+        searched = codec_errors(x, bits, scale="mse", search=9)
+        accept.at_most("mixed", f"searched / not, d=128, b={bits}, 9 scales", 0.99, (searched / least).mean(), 5000)
+
+
+def test_fractional_widths_fill_the_steps_between_integers(accept, sphere):
+    """Less error than any mixture of the two integer widths at the same bits, which is linear between them."""
+    for bits, value, count in FRACTIONAL[128]:
+        low, high = TurboQuantMSE(128, int(bits)).expected_mse, TurboQuantMSE(128, int(bits) + 1).expected_mse
+        mixture = low + (bits % 1) * (high - low)
+        quantizer = TurboQuantMSE(128, bits, seed=6)
+        x = sphere(count, 128, 15)
+        measured = squared(x, quantizer.dequantize(quantizer.quantize(x))).mean()
+        accept.at_most(
+            "mixed", f"mse / split of {int(bits)} and {int(bits) + 1} bits, b={bits}", 0.95, measured / mixture, count
+        )
+        assert value < mixture
 
 
 def test_polar_distortion_at_the_papers_bits(accept, sphere):

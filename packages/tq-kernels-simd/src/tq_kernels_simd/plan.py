@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.codebook import Codebook
+from tq_core.codebook import Codebook, MixedCodebook
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -59,6 +59,7 @@ def rotation_bytes(rotation: Rotation) -> bytes:
 
 def plan_bytes(plan: Plan) -> bytes:
     """What `pack_plan` hands to the C code."""
+    assert not isinstance(plan.codebook, MixedCodebook)  # the backend leaves fractional widths to numpy's code
     return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
 
 

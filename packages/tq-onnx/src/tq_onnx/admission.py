@@ -21,9 +21,11 @@ def largest_norm(policy: CachePolicy) -> float:
     """The norm up to which every vector surely fits what the policy stores beside or instead of codes."""
     fits = [
         store.name == "float32" or (policy.norms == "float32" and store.name != "float16")
-        for store in (policy.keys, policy.values)
+        for side in (policy.keys, policy.values)
+        for store in side.parts
     ]
-    return math.inf if all(fits) else LARGEST_NORM
+    # less a mean that is not known yet, a vector may be twice as long
+    return math.inf if all(fits) else LARGEST_NORM / (2 if policy.learns else 1)
 
 
 def check_rows(rows: NDArray[np.floating], limit: float, what: str) -> None:

@@ -54,7 +54,10 @@ class DecoderRunner:
         if self.mode == "reconstruct":
             resolved = CachePolicy.parse(DEFAULT_POLICY if policy is None else policy).resolve(len(signature.layers))
             count = len(signature.layers)
-            self._largest_norm = min(largest_norm(resolved.for_layer(index, count)) for index in range(count))
+            heads = range(signature.kv_heads)
+            self._largest_norm = min(
+                largest_norm(resolved.for_layer(index, count, head)) for index in range(count) for head in heads
+            )
             self.cache = DecoderCache(
                 len(signature.layers),
                 signature.kv_heads,

@@ -199,9 +199,11 @@ class TurboQuantCache(Cache):  # type: ignore[misc] # transformers is optional a
 
     @property
     def is_croppable(self) -> bool:
-        """Whether `crop` leaves no trace: a token that left the window before it stays quantized."""
+        """Whether `crop` leaves no trace: what left the window stays quantized, what was learned stays learned."""
         layers = max(1, self._count)
-        return not any(self.policy.for_layer(layer, layers).window for layer in range(layers))
+        return not self.policy.learns and not any(
+            self.policy.for_layer(layer, layers).window for layer in range(layers)
+        )
 
     @property
     def is_sliding(self) -> list[bool]:

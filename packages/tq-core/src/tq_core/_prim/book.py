@@ -68,14 +68,17 @@ def cell_moments(dim: int, low: float, high: float, offset: float) -> tuple[floa
 
 
 def edge_angles(dim: int, half: list[float]) -> list[float]:
-    """The angles of the cell edges of a positive half codebook: 0, the midpoints, pi/2."""
+    """The angles of the cell edges of a half codebook: 0, the midpoints, pi/2."""
     root = math.sqrt(float(dim))
     middles = [0.5 * (half[index] + half[index + 1]) for index in range(len(half) - 1)]
     return [0.0, *[math.asin(min(1.0, middle / root)) for middle in middles], 0.5 * math.pi]
 
 
-def start(dim: int, size: int) -> list[float]:
-    """Companding start: `size` quantiles of the density to the power 1/3, which is cos(theta)^(dim/3) in theta."""
+def start(dim: int, levels: int) -> list[float]:
+    """Companding start: the quantiles of `levels` equal parts of the density to the power 1/3, those not negative.
+
+    In theta that density is cos(theta)^(dim/3).
+    """
     root = math.sqrt(float(dim))
     power = dim / 3.0
     end = min(0.5 * math.pi, math.sqrt(3.0) * TAIL_SIGMAS / root)
@@ -85,8 +88,9 @@ def start(dim: int, size: int) -> list[float]:
         cumulative.append(cumulative[index] + math.pow(math.cos((index + 0.5) * step), power))
     half: list[float] = []
     position = 0
-    for index in range(size):
-        target = cumulative[START_GRID] * (index + 0.5) / size
+    is_even = levels % 2 == 0
+    for index in range((levels + 1) // 2):
+        target = cumulative[START_GRID] * (index + 0.5 if is_even else float(index)) / (0.5 * levels)
         while cumulative[position + 1] < target:
             position += 1
         inside = (target - cumulative[position]) / (cumulative[position + 1] - cumulative[position])
@@ -95,17 +99,17 @@ def start(dim: int, size: int) -> list[float]:
 
 
 def residuals(dim: int, half: list[float]) -> list[float]:
-    """Each centroid minus the mean of its cell; all zero is the Lloyd-Max condition."""
+    """Each centroid minus the mean of its cell; all zero is the Lloyd-Max condition. A centroid 0 meets it."""
     angles = edge_angles(dim, half)
     result: list[float] = []
     for index in range(len(half)):
         mass, first, _ = cell_moments(dim, angles[index], angles[index + 1], half[index])
-        result.append(-first / mass)
+        result.append(-first / mass if half[index] > 0.0 else 0.0)
     return result
 
 
 def newton_step(dim: int, half: list[float]) -> tuple[list[float], float]:
-    """Candidate of one Newton step on the centroid residual, and the largest residual before it.
+    """Candidate of one Newton step on the centroid residual, a centroid 0 fixed, and the largest residual before it.
 
     The Jacobian is tridiagonal, because moving a cell's edge by a half of each neighbour moves its mean by
     density(edge) * |edge - mean| / mass. A step that breaks the order is replaced by a Lloyd step.
@@ -119,13 +123,15 @@ def newton_step(dim: int, half: list[float]) -> tuple[list[float], float]:
     error: list[float] = []
     for index in range(size):
         mass, first, _ = cell_moments(dim, angles[index], angles[index + 1], half[index])
+        if half[index] == 0.0:  # a middle cell is symmetric: its centroid stays where it is
+            first = 0.0
         mean = half[index] + first / mass
         error.append(-first / mass)
         left = 0.0
         right = 0.0
         if index > 0:  # the edge at zero is fixed
             left = 0.5 * edge_density(dim, angles[index]) * (mean - root * math.sin(angles[index])) / mass
-        if index < size - 1:
+        if index < size - 1 and half[index] > 0.0:
             right = 0.5 * edge_density(dim, angles[index + 1]) * (root * math.sin(angles[index + 1]) - mean) / mass
         lower.append(-left)
         diagonal.append(1.0 - left - right)
@@ -143,7 +149,7 @@ def newton_step(dim: int, half: list[float]) -> tuple[list[float], float]:
     for index in range(size - 1, -1, -1):
         following = (error[index] - upper[index] * following) / diagonal[index]
         candidate[index] = half[index] - following
-    previous = 0.0
+    previous = 0.0 if half[0] > 0.0 else -1.0
     for value in candidate:
         if not previous < value < root:
             return lloyd, worst
@@ -157,15 +163,25 @@ def edge_density(dim: int, angle: float) -> float:
 
 
 def solve(dim: int, bits: int) -> list[float]:
-    """The `2**(bits-1)` positive Lloyd-Max centroids, ascending, in units of 1/sqrt(dim).
+    """The `2**(bits-1)` positive Lloyd-Max centroids, ascending, in units of 1/sqrt(dim); see `solve_levels`.
 
-    The centroid residual is at most 1e-12, or dim * 1e-17 where that is more. Guaranteed for `dim >= 2` and
-    `1 <= bits <= 8`; anything else raises ValueError. Source: arXiv 2504.19874, section 3.1, with the exact marginal
-    instead of its Gaussian limit.
+    Guaranteed for `dim >= 2` and `1 <= bits <= 8`; anything else raises ValueError.
     """
     if dim < 2 or not 1 <= bits <= 8:
         raise ValueError(f"a codebook needs dim >= 2 and 1 <= bits <= 8, got dim={dim}, bits={bits}")
-    half = start(dim, 1 << (bits - 1))
+    return solve_levels(dim, 1 << bits)
+
+
+def solve_levels(dim: int, levels: int) -> list[float]:
+    """The Lloyd-Max centroids of that many levels that are not negative, ascending, in units of 1/sqrt(dim).
+
+    An odd number of levels has the centroid 0, which comes first. The centroid residual is at most 1e-12, or
+    dim * 1e-17 where that is more. Guaranteed for `dim >= 2` and `2 <= levels <= 256`; anything else raises ValueError.
+    Source: arXiv 2504.19874, section 3.1, with the exact marginal instead of its Gaussian limit.
+    """
+    if dim < 2 or not 2 <= levels <= 256:
+        raise ValueError(f"a codebook needs dim >= 2 and 2 <= levels <= 256, got dim={dim}, levels={levels}")
+    half = start(dim, levels)
     for _ in range(LLOYD_STEPS):
         error = residuals(dim, half)
         half = [half[index] - error[index] for index in range(len(half))]
@@ -181,7 +197,7 @@ def solve(dim: int, bits: int) -> list[float]:
             break  # at the rounding floor: further steps only move the last digit
         half = candidate
     if best_residual > allowed:
-        raise ArithmeticError(f"no Lloyd-Max codebook for dim={dim}, bits={bits}: residual {best_residual:.3g}")
+        raise ArithmeticError(f"no Lloyd-Max codebook for dim={dim}, levels={levels}: residual {best_residual:.3g}")
     return best
 
 

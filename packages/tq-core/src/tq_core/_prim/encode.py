@@ -25,35 +25,22 @@ UNBIASED: Final = 3
 RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its index
 
 
-class Encoder:
-    """What decides a code: rotation, codebook, scale rule, candidate scales, sketch. Immutable by convention.
+class Book:
+    """One codebook. `half`: the centroids that are not negative, ascending, unit variance; an odd number begins with 0.
 
-    `half`: the positive centroids, ascending, unit variance. `candidates`: float32 values in the order of trial, the
-    first 1. `strict`: rows are taken as unit vectors, their norm as 1. `thresholds`, `levels`: in units of 1/4096.
+    `thresholds`, `levels`: in units of 1/4096. Code `above + m` has level m of a coordinate that is not negative,
+    `below - m` that of a negative one.
     """
 
-    def __init__(
-        self,
-        transform: Transform,
-        half: list[float],
-        rule: i64 = UNBIASED,
-        candidates: list[float] | None = None,
-        signs: Signs | None = None,
-        strict: bool = False,
-    ) -> None:
-        self.transform: Transform = transform
-        self.dim: i64 = transform.dim
-        self.bits: i64 = code_bits(len(half))
-        self.rule: i64 = rule
-        self.candidates: vec[float] = vec[float](candidates if candidates is not None else [1.0])
-        self.signs: Signs | None = signs
-        self.strict: bool = strict
+    def __init__(self, half: list[float]) -> None:
+        has_zero: i64 = 1 if half[0] == 0.0 else 0
         thresholds: vec[i64] = vec[i64]()
         levels: vec[i64] = vec[i64]()
         both: vec[float] = vec[float]()
         for i in range(len(half)):
             levels = append(levels, nearest(UNIT * half[i]))
-            both = append(both, -half[len(half) - 1 - i])
+            if i < len(half) - has_zero:
+                both = append(both, -half[len(half) - 1 - i])
             if i > 0:
                 thresholds = append(thresholds, nearest(UNIT * (0.5 * (half[i - 1] + half[i]))))
         for centroid in half:
@@ -62,15 +49,60 @@ class Encoder:
         self.thresholds: vec[i64] = thresholds
         self.levels: vec[i64] = levels
         self.centroids: vec[float] = both  # ascending, indexed by code
-        self.stage_bytes: i64 = pack.row_bytes(self.dim, self.bits)
+        self.size: i64 = i64(len(both))
+        self.above: i64 = self.size >> 1
+        self.below: i64 = (self.size - 1) >> 1
+
+    def level(self, code: i64) -> i64:
+        """The signed level of a code."""
+        if code >= self.above:
+            return self.levels[code - self.above]
+        return -self.levels[self.below - code]
 
 
-def code_bits(half_size: int) -> i64:
-    """Bits of a code whose codebook has `half_size` positive centroids, a power of two."""
-    bits: i64 = 1
-    while 1 << (bits - 1) < half_size:
-        bits += 1
-    return bits
+class Encoder:
+    """What decides a code: rotation, codebooks, scale rule, candidate scales, sketch. Immutable by convention.
+
+    `halves`: the half of each codebook, see Book, that coordinates take in turn. One book of a power of two levels
+    makes codes that are packed as planes, several make mixed-radix words. `candidates`: float32 values in the order of
+    trial, the first 1. `strict`: rows are taken as unit vectors, their norm as 1.
+    """
+
+    def __init__(
+        self,
+        transform: Transform,
+        halves: list[list[float]],
+        rule: i64 = UNBIASED,
+        candidates: list[float] | None = None,
+        signs: Signs | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.transform: Transform = transform
+        self.dim: i64 = transform.dim
+        self.books: list[Book] = [Book(half) for half in halves]
+        self.period: i64 = i64(len(halves))
+        self.bits: i64 = pack.digit_bits(self.books[0].size)
+        radices: vec[i64] = vec[i64]()
+        for book in self.books:
+            radices = append(radices, book.size)
+        self.radices: vec[i64] = radices
+        self.rule: i64 = rule
+        self.candidates: vec[float] = vec[float](candidates if candidates is not None else [1.0])
+        self.signs: Signs | None = signs
+        self.strict: bool = strict
+        self.stage_bytes: i64 = (
+            pack.row_bytes(self.dim, self.bits) if self.period == 1 else pack.word_row_bytes(self.dim, radices)
+        )
+
+    def packed(self, codes: bytes) -> bytes:
+        """The packed row of codes, one a byte."""
+        return pack.pack(codes, self.bits) if self.period == 1 else pack.pack_words(codes, self.radices)
+
+    def codes(self, packed: bytes, start: i64) -> bytes:
+        """The codes, one a byte, of the packed row at byte `start`."""
+        if self.period == 1:
+            return pack.unpack(packed, start, self.dim, self.bits)
+        return pack.unpack_words(packed, start, self.dim, self.radices)
 
 
 def nearest(value: float) -> i64:
@@ -132,9 +164,7 @@ def best_codes(plan: Encoder, scaled: vec[float], v: vec[i64]) -> tuple[bytes, i
     best_dot: i64 = 0
     best_square: i64 = 1
     best_merit = -1.0
-    middle: i64 = i64(1) << (plan.bits - 1)
-    thresholds = plan.thresholds
-    levels = plan.levels
+    books = plan.books
     candidates = plan.candidates
     for trial in range(len(candidates)):
         tried = v if trial == 0 else candidate_coordinates(scaled, candidates[trial])
@@ -143,15 +173,18 @@ def best_codes(plan: Encoder, scaled: vec[float], v: vec[i64]) -> tuple[bytes, i
         square: i64 = 0
         for j in range(plan.dim):
             value = tried[j]
-            m = magnitude(thresholds, value)
-            level = levels[m]
+            book = books[j % plan.period]
+            m = magnitude(book.thresholds, value)
+            level = book.levels[m]
             square += level * level
             if value < 0:
                 dot -= v[j] * level
-                codes.append(u8(middle - 1 - m))
+                codes.append(u8(book.below - m))
             else:
                 dot += v[j] * level
-                codes.append(u8(middle + m))
+                codes.append(u8(book.above + m))
+        if square == 0:  # a zero row, where no number of levels is even
+            square = 1
         merit = float(dot) * float(dot) / float(square)
         if merit > best_merit:
             best = codes.getvalue()
@@ -211,7 +244,7 @@ def encode_vector(plan: Encoder, x: vec[float]) -> tuple[bytes, float, float]:
     v = coordinates(scaled)
     codes, dot, square = best_codes(plan, scaled, v)
     factor = scale_factor(plan.rule, dim, dot, square)
-    packed = pack.pack(codes, plan.bits)
+    packed = plan.packed(codes)
     gamma = 0.0
     signs = plan.signs
     if signs is not None:
@@ -234,11 +267,10 @@ def encode_row(plan: Encoder, row: bytes) -> tuple[bytes, float, float]:
 
 def stage_residual(plan: Encoder, codes: bytes, v: vec[i64], factor: float) -> vec[i64]:
     """`v - round_half_even(factor * Q)`, what the first stage leaves, in units of 1/4096."""
-    middle: i64 = i64(1) << (plan.bits - 1)
     residual: vec[i64] = vec[i64](capacity=plan.dim)
     for j in range(plan.dim):
         code: i64 = codes[j]
-        level = plan.levels[code - middle] if code >= middle else -plan.levels[middle - 1 - code]
+        level = plan.books[j % plan.period].level(code)
         residual = append(residual, v[j] - nearest(factor * float(level)))
     return residual
 

@@ -3,16 +3,17 @@
 from librt.vecs import append, vec
 from mypy_extensions import i64
 
-from tq_core._prim import hadamard, pack, sketch
+from tq_core._prim import hadamard, sketch
 from tq_core._prim.encode import Encoder
 
 
 def stage(plan: Encoder, packed: bytes, start: i64) -> vec[float]:
     """The centroids of the packed row at byte `start`: rotated coordinates of unit variance, without scale."""
-    centroids = plan.centroids
     result: vec[float] = vec[float](capacity=plan.dim)
-    for code in pack.unpack(packed, start, plan.dim, plan.bits):
-        result = append(result, centroids[i64(code)])
+    codes = plan.codes(packed, start)
+    for j in range(plan.dim):
+        code: i64 = codes[j]
+        result = append(result, plan.books[j % plan.period].centroids[code])
     return result
 
 
@@ -31,10 +32,9 @@ def decode_row(plan: Encoder, packed: bytes, start: i64, scale: float, gamma: fl
 
 def score_row(plan: Encoder, rotated: vec[float], packed: bytes, start: i64) -> float:
     """The first stage's inner product at scale 1 of the row at byte `start` with a query rotated by `forward`."""
-    centroids = plan.centroids
-    codes = pack.unpack(packed, start, plan.dim, plan.bits)
+    codes = plan.codes(packed, start)
     total = 0.0
     for j in range(plan.dim):
         code: i64 = codes[j]
-        total += rotated[j] * centroids[code]
+        total += rotated[j] * plan.books[j % plan.period].centroids[code]
     return total / float(plan.dim)
