@@ -236,8 +236,7 @@ def _scale_factors(plan: Plan, dots: NDArray[np.int64], squares: NDArray[np.int6
 def _centroids(plan: Plan, packed: U8) -> F32:
     """The first stage of packed rows, (rows, dim) float32 of unit variance."""
     if isinstance(plan, TrellisPlan):
-        code = plan.codebook
-        return code.centroids[trellis_path.windows(code, trellis_path.unpack(packed, plan.dim, code.bits))]
+        return trellis_path.centroids(plan.codebook, packed, plan.dim)
     book = plan.codebook
     return book.centroids_of(packing.unpack(packed[:, : plan.stage_bytes], book.dim, book.bits))
 

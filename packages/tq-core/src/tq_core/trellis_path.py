@@ -103,6 +103,15 @@ def windows(code: Trellis, symbols: U8) -> I32:
     return found
 
 
+def centroids(code: Trellis, packed: U8, dim: int) -> NDArray[np.float32]:
+    """The centroids of packed rows, (rows, dim) float32; scratch beside them is that of a few rows."""
+    out = np.empty((len(packed), dim), np.float32)
+    for start in range(0, len(packed), ROWS):
+        part = packed[start : start + ROWS]
+        np.take(code.centroids, windows(code, unpack(part, dim, code.bits)), out=out[start : start + ROWS])
+    return out
+
+
 def pack(symbols: U8, bits: int) -> U8:
     """Rows of `dim * bits` bits, coordinate 0 lowest, (rows, ceil(dim * bits / 8)) uint8."""
     planes = symbols[:, :, None] >> np.arange(bits, dtype=np.uint8) & np.uint8(1)
