@@ -70,7 +70,14 @@ def test_every_import_is_declared(package):
     known = declared | set(sys.stdlib_module_names) | {package.replace("-", "_")}
     build_only = {"mypyc", "setuptools"}
     undeclared = _imports(package) - known - build_only
-    optional = {"ml_dtypes", "cupy", "torch", "transformers"}  # taken where they are installed, never required
+    optional = {
+        "ml_dtypes",
+        "cupy",
+        "torch",
+        "transformers",
+        "matplotlib",
+        "faiss",
+    }  # taken where they are installed, never required
     assert not undeclared - optional, f"{package} imports {undeclared - optional} without declaring it"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tq_cache import DecoderCache, MultiHeadKVCache, QuantizedKVCache
 
+LEARNING = "k=mse3x4+mse2,v=int5,kmean=2,ksplit=3,vsplit=2,sinks=1,window=2,head1.k=mse2,head1.v=mse3x5+mse2"
+
 
 @pytest.fixture
 def vectors():
@@ -24,9 +26,11 @@ def vectors():
 
 @pytest.fixture(scope="session")
 def filled():
-    """A maker of caches of 7 tokens: `filled("head" | "layer" | "decoder", policy)`."""
+    """A maker of caches of 7 tokens: `filled("head" | "layer" | "decoder", policy)`; "heads" differ and learn."""
 
     def make(kind, policy="k=mse3,v=int5,sinks=1,window=2"):
+        if kind == "heads":
+            kind, policy = "layer", LEARNING
         cache, lead = {
             "head": lambda: (QuantizedKVCache(12, policy), ()),
             "layer": lambda: (MultiHeadKVCache(2, 12, policy), (2,)),
@@ -44,7 +48,7 @@ def originals(tmp_path_factory, filled):
     """One good snapshot of each kind, as bytes."""
     folder = tmp_path_factory.mktemp("originals")
     found = {}
-    for kind in ("head", "layer", "decoder"):
+    for kind in ("head", "layer", "decoder", "heads"):
         filled(kind).save(folder / kind, tokens=range(7), model="m")
         found[kind] = (folder / kind).read_bytes()
     return found

@@ -13,9 +13,9 @@ POLICIES = [
     "k=mse4,v=mse3",
     "k=mse3,v=prod4,sinks=2,window=3",
     "k=int4,v=float16,window=1",
-    "k=mse2.25,v=mse3.5,window=2",
     "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
     "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,head1.vscale=mse",
+    "k=mse2.25,v=mse3.5,window=2",
 ]
 
 

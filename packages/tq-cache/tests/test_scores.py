@@ -10,9 +10,10 @@ POLICIES = [
     "k=prod3,v=mse2,sinks=2,window=5",
     "k=int5,v=absmax3,window=3",
     "k=float16,v=float32",
-    "k=mse2.5,v=mse3.25",
     "k=mse4,v=mse4,kmean=7,sinks=1",
     "k=mse4x4+mse2,v=int8x3+mse2,ksplit=9,vsplit=2,window=3",
+    "k=mse2.5,v=mse3.25",
+    "k=mse3.5x5+mse2.25,v=mse2.5,kmean=6,ksplit=8",
 ]
 
 

@@ -16,7 +16,7 @@ DIM = 12
 POLICY = "k=mse3,v=int5,sinks=1,window=2"
 
 
-LOADERS = {"head": QuantizedKVCache, "layer": MultiHeadKVCache, "decoder": DecoderCache}
+LOADERS = {"head": QuantizedKVCache, "layer": MultiHeadKVCache, "decoder": DecoderCache, "heads": MultiHeadKVCache}
 
 
 def _load(path, kind="head"):
@@ -228,6 +228,6 @@ def test_any_resealed_header_loads_or_is_a_typed_error(originals, scratch, data,
         if kind == "decoder":
             found = cache.attend(queries[: cache.batch], 0)
         else:
-            found = cache.attend(queries[0] if kind == "layer" else queries[0, 0])
+            found = cache.attend(queries[0, 0] if kind == "head" else queries[0])
         assert np.isfinite(found).all()
     assert str(scratch) in message

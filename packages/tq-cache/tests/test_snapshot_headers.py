@@ -141,7 +141,7 @@ def test_a_header_that_lies_under_right_checksums_is_refused_without_much_memory
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_fact(layers=str(2**31)), "too few for these layers and rows|evicted is a number"),
+        (_fact(layers=str(2**31)), "too few for these layers, rows|evicted is a number"),
         (_fact(batch="40", evicted=json.dumps([[0]] * 40, separators=(",", ":"))), "too few"),
         (_fact(kv_heads="3"), r"must be uint8 \(3, 4, 5\)"),
         (_fact(policy=POLICY + ",boundary=1@8"), "cannot be: .*boundary"),

@@ -152,7 +152,7 @@ PyObject *tq_call_plan(PyObject *module, PyObject *const *args, Py_ssize_t count
     Py_buffer *buffer = owned ? tq_buffer(&arguments, args[0], "plan", "B", 1, TQ_ANY, TQ_ANY, 0) : NULL;
     if (!owned) PyErr_NoMemory();
     if (buffer) {
-        owned->copy = tq_aligned((size_t)buffer->len);
+        owned->copy = tq_aligned((size_t)buffer->len + TQ_PLAN_ROOM);
         if (!owned->copy) PyErr_NoMemory();
         else memcpy(owned->copy, buffer->buf, (size_t)buffer->len);
         const char *fault = owned->copy ? tq_plan_read(&owned->plan, owned->copy, (size_t)buffer->len) : NULL;

@@ -7,6 +7,7 @@
 extern const tq_hadamard_slots tq_hadamard_baseline;
 extern const tq_encode_slots tq_encode_baseline;
 extern const tq_decode_slots tq_decode_baseline;
+extern const tq_mixed_slots tq_mixed_baseline;
 extern const tq_score_slots tq_score_baseline;
 extern const tq_sketch_slots tq_sketch_baseline;
 extern const tq_attend_slots tq_attend_baseline;

@@ -10,6 +10,7 @@
     void tq_hadamard_##isa(tq_hadamard_slots *slots);    \
     void tq_encode_##isa(tq_encode_slots *slots);        \
     void tq_decode_##isa(tq_decode_slots *slots);        \
+    void tq_mixed_##isa(tq_mixed_slots *slots);          \
     void tq_score_##isa(tq_score_slots *slots);          \
     void tq_sketch_##isa(tq_sketch_slots *slots);        \
     void tq_attend_##isa(tq_attend_slots *slots);        \

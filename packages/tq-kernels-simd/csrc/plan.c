@@ -24,7 +24,21 @@ size_t tq_row_bytes(size_t dim, size_t bits) {
     return total;
 }
 
+static uint32_t width_of(uint32_t values) { /* the fewest bits that hold so many */
+    uint32_t bits = 0;
+    while (UINT32_C(1) << bits < values) bits++;
+    return bits;
+}
+
+size_t tq_mixed_bytes(const tq_codebook *book) {
+    const tq_mixed *it = &book->mixed;
+    uint32_t tail = 1;
+    for (size_t p = 0; p < book->dim % it->places; p++) tail *= it->radix[p];
+    return (book->dim / it->places * it->word_bits + width_of(tail) + 7) / 8;
+}
+
 size_t tq_book_bytes(const tq_codebook *book) {
+    if (book->bits == TQ_MIXED) return tq_mixed_bytes(book);
     return book->window ? (book->dim * book->bits + 7) / 8 : tq_row_bytes(book->dim, book->bits);
 }
 
@@ -86,7 +100,7 @@ static const char *numbers(const header *h, size_t bytes) {
     if (h->bytes != (int64_t)bytes) return "the plan does not have the length that it states";
     if (!in_range(h->dim, 2, MAX_DIM) || !in_range(h->rounds, 0, 8) || !is_order(h->dim, h->order))
         return "dim, rounds or order of the plan are out of range";
-    if (!in_range(h->bits, 0, 8) || !in_range(h->rule, TQ_PLAIN, TQ_UNBIASED) || !in_range(h->candidates, 0, 65) ||
+    if (!in_range(h->bits, 0, TQ_MIXED) || !in_range(h->rule, TQ_PLAIN, TQ_UNBIASED) || !in_range(h->candidates, 0, 65) ||
         !in_range(h->strict, 0, 1))
         return "bits, rule, strict or candidates of the plan are out of range";
     if (h->window && (!in_range(h->window, h->bits + 3, 12) || !in_range(h->bits, 1, 4) || h->dim > 8192 ||
@@ -144,6 +158,56 @@ static void codebook(reader *in, tq_codebook *to, const header *h) {
     if (!in->fault) in->fault = ordered(to, half);
 }
 
+/* What is wrong with the lanes of a fractional width; the arithmetic of its kernels keeps to 16 bits for what passes here. */
+static const char *lanes(const tq_mixed *it) {
+    for (size_t i = 0; i < TQ_MIXED_LANES; i++)
+        for (size_t k = 0; k <= TQ_MIXED_THRESHOLDS; k++) {
+            const int16_t *level = it->levels + k * TQ_MIXED_LANES + i, *threshold = it->thresholds + k * TQ_MIXED_LANES + i;
+            if (*level < (k ? level[-TQ_MIXED_LANES] : 0)) return "the levels of the plan do not ascend from 0";
+            if (k == TQ_MIXED_THRESHOLDS) continue;
+            if (*threshold < (k ? threshold[-TQ_MIXED_LANES] : 0)) return "the thresholds of the plan do not ascend from 0";
+            /* codes below the radix: no more magnitudes than it has levels on a side */
+            if (k >= (it->radix[i % it->places] - 1) / 2 && *threshold != INT16_MAX)
+                return "a lane of the plan has more thresholds than levels";
+        }
+    return NULL;
+}
+
+static void mixed(reader *in, tq_codebook *to, const header *h) {
+    tq_mixed *it = &to->mixed;
+    to->dim = (size_t)h->dim;
+    to->bits = TQ_MIXED;
+    const int32_t *shape = array(in, h->magnitudes, 5, 4); /* places and the radix of each */
+    it->thresholds = array(in, h->thresholds, TQ_MIXED_THRESHOLDS * TQ_MIXED_LANES, 2);
+    it->levels = array(in, h->levels, (TQ_MIXED_THRESHOLDS + 1) * TQ_MIXED_LANES, 2);
+    if (in->fault) return;
+    if (shape[0] != 2 && shape[0] != 4) in->fault = "a word of the plan has neither 2 nor 4 places";
+    uint32_t values = 1;
+    for (int p = 0; !in->fault && p < shape[0]; p++) {
+        if (!in_range(shape[p + 1], 2, 2 * TQ_MIXED_THRESHOLDS + 1)) in->fault = "a radix of the plan is out of range";
+        else values *= it->radix[p] = (uint32_t)shape[p + 1];
+    }
+    if (in->fault) return;
+    it->places = (size_t)shape[0];
+    it->word_bits = width_of(values);
+    if (it->word_bits > 13) {
+        in->fault = "a word of the plan has more than 13 bits";
+        return;
+    }
+    it->low = it->places == 4 ? it->radix[0] * it->radix[1] : UINT32_C(1) << it->word_bits;
+    it->inverse = ((UINT32_C(1) << 20) + it->low - 1) / it->low;
+    uint32_t greatest = (UINT32_C(1) << it->word_bits) - 1;
+    size_t pairs = it->low + (it->places == 4 ? greatest / it->low + 1 : 0);
+    it->pairs = array(in, h->centroids, 2 * pairs, 4);
+    for (size_t i = 0; !in->fault && i < 2 * pairs; i++)
+        if (!is_float(it->pairs[i])) in->fault = "a centroid of the plan is no finite number";
+    for (size_t i = 0; i < TQ_MIXED_LANES; i++) {
+        it->above[i] = (int16_t)(it->radix[i % it->places] / 2);
+        it->even[i] = it->radix[i % it->places] % 2 == 0;
+    }
+    if (!in->fault) in->fault = lanes(it);
+}
+
 static void candidates(reader *in, tq_plan *plan, const header *h) {
     plan->candidate = array(in, h->candidate, plan->candidates, 4);
     for (size_t i = 0; !in->fault && i < plan->candidates; i++)
@@ -165,7 +229,7 @@ static void sketch(reader *in, tq_sketch *to, const header *h) {
     to->rotation.inverse_factor = (float)h->sketch_inverse;
 }
 
-const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes) {
+const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes) {
     header h;
     memset(plan, 0, sizeof *plan);
     if (bytes < sizeof h || (uintptr_t)buffer % 8) return "the buffer is too short or unaligned for a plan";
@@ -180,12 +244,20 @@ const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes) {
     plan->rotation.dim = (size_t)h.dim;
     plan->rotation.factor = (float)h.factor;
     plan->rotation.inverse_factor = (float)h.inverse_factor;
-    if (h.bits) (h.window ? trellis : codebook)(&in, &plan->book, &h);
+    if (h.bits == TQ_MIXED && h.sketch != TQ_NO_SKETCH) return "a fractional width has no sketch";
+    if (h.bits == TQ_MIXED) mixed(&in, &plan->book, &h);
+    else if (h.window) trellis(&in, &plan->book, &h);
+    else if (h.bits) codebook(&in, &plan->book, &h);
     if (h.candidates) candidates(&in, plan, &h);
     if (h.sketch == TQ_HADAMARD && !h.rounds) return "a hadamard sketch has rounds";
     sketch(&in, &plan->sketch, &h);
     if (in.fault) return in.fault;
-    plan->stage_bytes = h.bits && !in.fault ? tq_book_bytes(&plan->book) : 0;
+    if (h.bits && h.bits != TQ_MIXED && !h.window) {
+        tq_tables *tables = (tq_tables *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
+        tq_tables_fill(tables, &plan->book);
+        plan->book.tables = tables;
+    }
+    plan->stage_bytes = h.bits ? tq_book_bytes(&plan->book) : 0;
     plan->row_bytes = plan->stage_bytes + (h.sketch ? ((size_t)h.projections + 7) / 8 : 0);
     return NULL;
 }

@@ -17,15 +17,45 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+#define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
+#define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
+#define TQ_MIXED_THRESHOLDS 5 /* 11 levels at most */
+
+/* Mixed-radix words and the codebooks of their places, lane by lane. */
+typedef struct tq_mixed {
+    size_t places, word_bits;  /* 2 or 4 coordinates, in 13 bits at most */
+    uint32_t radix[4];         /* 2..11 levels of each place */
+    uint32_t low, inverse;     /* 4 places: radix 0 times radix 1, and 2^20 / low rounded up; 2 places: the words, 2^word_bits */
+    const int16_t *thresholds; /* (5, 16): ascending, 32767 where a lane has no more */
+    const int16_t *levels;     /* (6, 16): of each magnitude, ascending from at least 0 */
+    const float *pairs;        /* the centroids of two digits: of `low` low halves of words, then of all high halves */
+    int16_t above[16], even[16]; /* by lane: the code of magnitude 0; a negative coordinate has one less where even is 1 */
+} tq_mixed;
+
+/* Thresholds, levels and centroids in the forms that registers search and look up; what is beyond a codebook's size is 0.
+ *
+ * `tree` holds the thresholds as a binary search meets them: node 1 is the middle one, the children of node i are 2i and
+ * 2i + 1, so that the nodes of step k, by the bits found so far, begin at 2^k. `_bytes` are the low and the high bytes.
+ * Buckets are the values of |v| >> bucket_shift, 15 also what is above: `bucket_below` counts the thresholds below a bucket,
+ * `bucket_tops` is the only one inside it, or 32767. bucket_shift is 0 where no shift leaves one threshold to a bucket. */
+typedef struct tq_tables {
+    int16_t tree[128], levels[128], bucket_tops[16];
+    uint8_t tree_bytes[2][128], level_bytes[2][128], centroid_bytes[4][256];
+    uint8_t bucket_top_bytes[2][16], bucket_below[16];
+    int bucket_shift;
+} tq_tables;
+
 /* Of a coordinate on its own or, where window > 0, of a trellis (docs/format.md, section 10): then `levels` and `centroids`
- * have 2^window entries, indexed by window, and there are neither thresholds nor magnitudes. */
+ * have 2^window entries, indexed by window, and there is nothing else. */
 typedef struct tq_codebook {
     size_t dim, bits;
     size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
+    tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */
     const float *centroids;    /* 2^bits, ascending, indexed by code */
     const uint8_t *magnitudes; /* 32768: the number of thresholds below each |v| */
+    const tq_tables *tables;   /* NULL in a codebook that has centroids alone */
 } tq_codebook;
 
 typedef struct tq_sketch {
@@ -49,10 +79,18 @@ typedef struct tq_plan {
 /* Bytes of one packed row of codes: byte-aligned planes of 1, 2, 4 and 8 bits, low bits first. */
 size_t tq_row_bytes(size_t dim, size_t bits);
 
+/* The same of a row of mixed-radix words: a stream of bits. */
+size_t tq_mixed_bytes(const tq_codebook *book);
+
 /* The same for a codebook of any kind; rows of a trellis are one stream of dim * bits bits. */
 size_t tq_book_bytes(const tq_codebook *book);
 
-/* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`. */
-const char *tq_plan_read(tq_plan *plan, const void *buffer, size_t bytes);
+/* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`; behind them there is room for
+ * TQ_PLAN_ROOM more, which take the tables of the codebook. */
+#define TQ_PLAN_ROOM (sizeof(tq_tables) + 64)
+const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes);
+
+/* The tables of a codebook whose arrays have been checked. */
+void tq_tables_fill(tq_tables *tables, const tq_codebook *book);
 
 #endif

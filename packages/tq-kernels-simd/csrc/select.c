@@ -10,6 +10,7 @@ static void fill_baseline(tq_table *table) {
     table->hadamard = tq_hadamard_baseline;
     table->encode = tq_encode_baseline;
     table->decode = tq_decode_baseline;
+    table->mixed = tq_mixed_baseline;
     table->score = tq_score_baseline;
     table->sketch = tq_sketch_baseline;
     table->attend = tq_attend_baseline;

@@ -8,6 +8,7 @@
 #include "decode/decode.h"
 #include "encode/encode.h"
 #include "hadamard/hadamard.h"
+#include "mixed/mixed.h"
 #include "probe/probe.h"
 #include "score/score.h"
 #include "sketch/sketch.h"
@@ -18,6 +19,7 @@ typedef struct tq_table {
     tq_hadamard_slots hadamard;
     tq_encode_slots encode;
     tq_decode_slots decode;
+    tq_mixed_slots mixed;
     tq_score_slots score;
     tq_sketch_slots sketch;
     tq_attend_slots attend;

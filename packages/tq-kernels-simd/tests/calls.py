@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook_of
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan, scale_candidates
 from tq_core.rotation import Rotation
@@ -56,7 +56,7 @@ def scalar_plan(dim=DIM, bits=4, *, search=0, sketch=None):
     """The plan of a codec; `sketch` names a kind."""
     turned = None if sketch is None else Sketch(dim, dim, sketch, 5)
     return ScalarPlan(
-        Rotation(dim, "hadamard", 7), codebook(dim, bits), "unbiased", scale_candidates(dim, search), turned, False
+        Rotation(dim, "hadamard", 7), codebook_of(dim, bits), "unbiased", scale_candidates(dim, search), turned, False
     )
 
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from tq_core.codebook import Codebook, codebook
+from tq_core.codebook import Codebook, codebook, mixed_codebook
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan
+from tq_core.radix import RADICES
 from tq_core.rotation import Rotation
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan
@@ -59,7 +60,7 @@ def plan(dim, bits):
 
 def check(of, rows, place=np.array):
     """Any bytes are codes: the unused bits of a row, which a writer leaves 0, are set here and must not matter."""
-    random = np.random.default_rng(of.dim * 8 + of.codebook.bits)
+    random = np.random.default_rng(round(4 * (of.dim * 8 + of.codebook.bits)))
     packed = random.integers(0, 256, (rows, of.row_bytes), np.uint8)
     scales = random.lognormal(0, 9, rows).astype(np.float32)
     scales[: rows // 3] = (0.0, 1.0, -2.5, np.inf, 1e-42, 3e38)[: rows // 3]
@@ -84,6 +85,17 @@ def check_widths():
             check(plan(dim, bits), 18)
 
 
+def check_fractional_widths():
+    """Words that no encoder writes give some centroids, the same ones, and nothing outside the tables is read."""
+    for dim in (*STRADDLING, 5, 6, 66, 67, 1536):
+        for bits in RADICES:
+            mixed = ScalarPlan(
+                Rotation(dim, "hadamard", dim), mixed_codebook(dim, bits), "unbiased", (1.0,), None, False
+            )
+            for place in (np.array, at_page_end, at_odd_address):
+                check(mixed, 20, place)
+
+
 def check_places():
     for dim in (2, 7, 12, 24, 31, 33, 40, 63, 64, 65, 96, 100, 127, 128, 129, 300, 1536):
         for bits in range(1, 9):
@@ -105,7 +117,10 @@ def check_threads_and_batches():
                 assert out.tobytes() == expected[:rows].tobytes(), f"dim {dim}, {rows} rows"
 
 
-CHECKS = {claim.__name__: claim for claim in (check_dims, check_widths, check_places, check_threads_and_batches)}
+CHECKS = {
+    claim.__name__: claim
+    for claim in (check_dims, check_widths, check_fractional_widths, check_places, check_threads_and_batches)
+}
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -147,6 +147,15 @@ def check_clamping():
             check(plan(dim, bits, rule="mse", strict=True, search=3), x * np.float32(1e20))
 
 
+def check_crowded_thresholds():
+    """Levels so near each other, some the same, that no table of buckets has one threshold to each."""
+    for bits in range(2, 9):
+        crowded = tuple(0.4 + 0.0002 * i for i in range(1 << (bits - 1)))
+        for dim in (33, 64, 128):
+            for search in (0, 3):
+                check(plan(dim, bits, rule="mse", search=search, book=Codebook(dim, bits, crowded)), rows_of(dim))
+
+
 def check_overflow_of_float32():
     """Rows that are infinite as float32 are the caller's to refuse; here they have codes and do no harm."""
     x = np.full((3, 128), 1e200)
@@ -190,6 +199,7 @@ CHECKS = {
         check_sketches,
         check_dtypes,
         check_clamping,
+        check_crowded_thresholds,
         check_overflow_of_float32,
         check_places,
         check_threads_and_batches,

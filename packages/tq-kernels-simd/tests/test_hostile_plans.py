@@ -1,5 +1,6 @@
 """A plan buffer is checked to the last number: every outcome is a typed error or a plan that can be used."""
 
+import math
 import struct
 
 import numpy as np
@@ -12,7 +13,7 @@ from tq_core.rotation import Rotation
 from tq_core.trellis_plan import TrellisPlan
 from tq_core.trellis_table import trellis
 from tq_kernels_simd import _simd
-from tq_kernels_simd.plan import HEADER, plan_bytes
+from tq_kernels_simd.plan import HEADER, MIXED, plan_bytes
 
 WORDS = (
     *("magic", "bytes", "dim", "rounds", "order", "bits", "rule", "strict", "candidates", "sketch", "projections"),
@@ -66,17 +67,19 @@ def plans(calls):
         "search": plan_bytes(calls.scalar_plan(64, 4, search=9)),
         "gaussian": plan_bytes(calls.scalar_plan(20, 3, sketch="gaussian")),
         "hadamard": plan_bytes(calls.scalar_plan(100, 2, sketch="hadamard")),
+        "pairs": plan_bytes(calls.scalar_plan(64, 3.5)),
+        "fours": plan_bytes(calls.scalar_plan(33, 2.25)),
     }
 
 
-@pytest.mark.parametrize("kind", ["blocks", "search", "gaussian", "hadamard"])
+@pytest.mark.parametrize("kind", ["blocks", "search", "gaussian", "hadamard", "pairs", "fours"])
 def test_a_good_plan_is_accepted_in_any_buffer(kind, plans):
     padded = bytearray(b"\0" + plans[kind])
     for buffer in (plans[kind], bytearray(plans[kind]), memoryview(plans[kind]), memoryview(padded)[1:]):
         assert "tq_kernels_simd.plan" in repr(_simd.plan(buffer))
 
 
-@pytest.mark.parametrize("kind", ["blocks", "search", "gaussian", "hadamard"])
+@pytest.mark.parametrize("kind", ["blocks", "search", "gaussian", "hadamard", "pairs", "fours"])
 def test_a_truncated_plan_is_refused(kind, plans):
     plan = plans[kind]
     for length in {0, 1, 7, 8, 215, 216, 217, len(plan) // 2, len(plan) - 1}:
@@ -84,6 +87,42 @@ def test_a_truncated_plan_is_refused(kind, plans):
             _simd.plan(plan[:length])
     with pytest.raises(CorruptData, match="does not have the length that it states"):
         _simd.plan(plan + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "index", "value", "item", "message"),
+    [
+        ("pairs", "magnitudes", 0, 3, "i", "neither 2 nor 4 places"),
+        ("pairs", "magnitudes", 0, 1 << 30, "i", "neither 2 nor 4 places"),
+        ("pairs", "magnitudes", 0, 4, "i", "a radix of the plan is out of range"),
+        ("pairs", "magnitudes", 1, 12, "i", "a radix of the plan is out of range"),
+        ("fours", "magnitudes", 4, 1, "i", "a radix of the plan is out of range"),
+        ("fours", "magnitudes", 2, -5, "i", "a radix of the plan is out of range"),
+        ("fours", "magnitudes", 2, 11, "i", "lies outside its buffer|more thresholds than levels"),
+        ("fours", "magnitudes", 3, 4, "i", "more thresholds than levels"),
+        ("fours", "thresholds", 5 * 16 - 1, 100, "h", "do not ascend from 0|more thresholds than levels"),
+        ("fours", "thresholds", 7, -1, "h", "thresholds of the plan do not ascend from 0"),
+        ("fours", "thresholds", 16, 5, "h", "thresholds of the plan do not ascend from 0"),
+        ("pairs", "levels", 3, -1, "h", "levels of the plan do not ascend from 0"),
+        ("pairs", "levels", 6 * 16 - 1, 5, "h", "levels of the plan do not ascend from 0"),
+        ("pairs", "centroids", 255, float("nan"), "f", "no finite number"),
+        ("fours", "centroids", 2 * (25 + 21) - 1, float("inf"), "f", "no finite number"),
+    ],
+)
+def test_a_table_of_a_fractional_width_that_kernels_could_not_read(plans, kind, name, index, value, item, message):
+    with pytest.raises(CorruptData, match=message):
+        _simd.plan(with_item(plans[kind], name, index, value, item))
+
+
+def test_a_fractional_width_has_no_sketch_and_its_words_fit(plans):
+    plan = plans["gaussian"]
+    with pytest.raises(CorruptData, match="a fractional width has no sketch"):
+        _simd.plan(with_word(plan, "bits", 9))
+    plan = plans["fours"]
+    for place in range(1, 5):
+        plan = with_item(plan, "magnitudes", place, 11, "i")
+    with pytest.raises(CorruptData, match="more than 13 bits"):
+        _simd.plan(plan)
 
 
 @pytest.mark.parametrize("length", [217, 4096])
@@ -106,7 +145,7 @@ def test_a_truncated_plan_that_states_its_length_is_refused(length, plans):
         ("order", 3, "dim, rounds or order"),
         ("order", 12, "dim, rounds or order"),
         ("order", -1, "dim, rounds or order"),
-        ("bits", 9, "bits, rule, strict or candidates"),
+        ("bits", 10, "bits, rule, strict or candidates"),
         ("bits", -1, "bits, rule, strict or candidates"),
         ("rule", 4, "bits, rule, strict or candidates"),
         ("strict", 2, "bits, rule, strict or candidates"),
@@ -214,8 +253,15 @@ def use(buffer):
         _simd.rotate(plan, x, out, 0, 1)
         _simd.rotate(plan, out, x, 1, 1)
     if words["rounds"] and words["bits"] and words["candidates"]:
-        planes = [width for width in (1, 2, 4, 8) if words["bits"] & width]
-        row_bytes = sum((dim * width + 7) // 8 for width in planes)
+        if words["bits"] == MIXED:
+            places, *radices = struct.unpack_from("=5i", buffer, words["magnitudes"])
+            word, tail = (math.prod(radices[:digits]) for digits in (places, dim % places))
+            row_bytes = (dim // places * (word - 1).bit_length() + (tail - 1).bit_length() + 7) // 8
+            rows = np.random.default_rng(dim).integers(0, 256, (2, row_bytes), np.uint8)
+            _simd.decode(plan, rows, np.ones(2, np.float32), out, 1)
+        else:
+            planes = [width for width in (1, 2, 4, 8) if words["bits"] & width]
+            row_bytes = sum((dim * width + 7) // 8 for width in planes)
         row_bytes += (words["projections"] + 7) // 8 if words["sketch"] else 0
         scales, gammas = np.zeros(2, np.float32), np.zeros(2, np.float32)
         _simd.encode(plan, x, np.zeros((2, row_bytes), np.uint8), scales, gammas, 1)

@@ -23,7 +23,7 @@ FLAGS = {
 WORK = """
 import ctypes, mmap, sys
 import numpy as np
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook, codebook_of
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import ScalarPlan, scale_candidates
 from tq_core.rotation import Rotation
@@ -53,9 +53,9 @@ def guarded(array, at_end):
 reference = NumpyBackend()
 for dim in (2, 3, 7, 8, 9, 15, 16, 17, 20, 31, 33, 63, 64, 65, 96, 100, 127, 128, 129, 200, 257):
     rotation = Rotation(dim, "hadamard", 7)
-    for bits in (1, 2, 3, 4, 5, 6, 7, 8):
-        search = 3 if bits == 3 else 0
-        plan = ScalarPlan(rotation, codebook(dim, bits), "unbiased", scale_candidates(dim, search), None, False)
+    for bits in (1, 2, 3, 4, 5, 6, 7, 8, 2.25, 2.5, 3.25, 3.5):
+        search = 3 if bits in (3, 2.5, 3.25) else 0
+        plan = ScalarPlan(rotation, codebook_of(dim, bits), "unbiased", scale_candidates(dim, search), None, False)
         capsule = pack_plan(plan)
         rows = samples(dim)[:11]
         for dtype in (np.float16, np.float32, np.float64) if bits == 4 else (np.float32,):

@@ -131,7 +131,7 @@ def test_output_goes_to_the_file_and_nowhere_else(run, traces, tmp_path, style):
 
 
 def test_colours_are_all_that_a_terminal_gets_beyond_the_table(traces):
-    rows = [inspect_file(path) for path in traces]
+    rows = [row for path in traces for row in inspect_file(path)]
     styled = formats.to_table(rows, 100, styled=True)
     without = re.sub(r"\x1b\[[0-9;]*m", "", styled)
     assert without != styled
@@ -145,7 +145,7 @@ def test_progress_is_drawn_for_people_who_wait(traces, monkeypatch):
 
     monkeypatch.setattr(cli, "QUIET_BYTES", 0)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert cli._inspect_all(traces) == [inspect_file(path) for path in traces]
+    assert cli._inspect_all(traces) == [row for path in traces for row in inspect_file(path)]
     assert "Reading" in sys.stderr.getvalue()
 
 

@@ -146,7 +146,7 @@ def test_shapes_that_do_not_fit_are_refused(arguments, name, shape, message):
         ("extra", {"a": 1}, "extra 'a' must be a string"),
         ("extra", {1: "a"}, "a name in extra must be a string"),
         ("extra", {"layer": "4"}, "extra holds 'layer'"),
-        ("note", "x" * (1 << 22), "metadata makes a header of .* shorten it"),
+        ("note", "x" * (1 << 23), "metadata makes a header of .* shorten it"),
     ],
 )
 def test_metadata_that_a_file_cannot_say_is_refused(arguments, name, value, message):

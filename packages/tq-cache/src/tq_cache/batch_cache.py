@@ -108,7 +108,7 @@ class BatchCache(PackedCache):
         cache = cls._of(found, backend, lazy)
         for row, (kept_tokens, seen) in zip(cache._rows, common, strict=True):
             for layer in row:
-                if kept_tokens < seen and layer.evicted:
+                if kept_tokens < seen and (layer.evicted or not kept_tokens):
                     layer.clear()
                 else:
                     layer.crop(kept_tokens)

@@ -5,9 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES, Fresh
-from tq_cache.basis import Basis
 from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
+from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
 from tq_cache.policy import CachePolicy
 from tq_core import ShapeMismatch
@@ -163,7 +163,7 @@ class DecoderCache(BatchCache):
         """One more layer at the end, without tokens; for policies in which all layers are alike."""
         if self.policy != self.policy.inner():
             raise PolicyMismatch(f"{self.policy} has options for single layers, so none can be added")
-        if any(side.known != Basis() for side in self._rows[0][0].sides()):
+        if any(GIVEN in side.needs for side in self._rows[0][0].sides()):
             raise PolicyMismatch(f"{self.policy}: nothing is given for one more layer, so none can be added")
         for row in self._rows:
             layer = row[0].fork()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from tq_cache.errors import InvalidPolicy
@@ -53,7 +54,7 @@ class Override(NamedTuple):
     @property
     def read(self) -> Any:
         """The value as the option's reader gives it."""
-        return READERS[self.option](self.value)
+        return _read(self.option, self.value)
 
 
 class Parts(NamedTuple):
@@ -137,6 +138,11 @@ def number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise InvalidPolicy(f"expected a whole number, got {text!r}", text)
     return int(text)
+
+
+@lru_cache(maxsize=256)
+def _read(option: str, value: str) -> Any:
+    return READERS[option](value)
 
 
 def _span(what: str, first: str | None, last: str | None) -> Span | None:

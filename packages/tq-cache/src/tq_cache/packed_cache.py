@@ -48,13 +48,13 @@ class PackedCache:
         self.seed, self.backend = checks.seed_value(seed), backend
         self.policy = own_policy(self._shape(""), policy)
         dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
+        planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
         known = Given()
         if not from_file:
             lead = {"head": (), "layer": (self.kv_heads,), "decoder": (self.layers, self.kv_heads)}[self.KIND]
-            policies = [self.policy.for_layer(index, self.layers) for index in range(self.layers)]
+            policies = [own for index in range(self.layers) for own in planner.policies(index)]
             arrays = (key_means, key_energies, value_energies)
             known = given(policies, lead, (self.layers, self.kv_heads), dims, *arrays)
-        planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
         plans = [planner.plan(index, known, self.max_tokens) for index in range(self.layers)]
         self._rows = [[Layer(plan, self.max_tokens, room) for plan in plans] for _ in range(self.batch)]
 

@@ -65,8 +65,11 @@ class Planner:
 
     def plan(self, layer: int, given: Given, max_tokens: int) -> LayerPlan:
         """The plan of a layer; InvalidSpec where `max_tokens` would evict what is yet to be learned from."""
-        own = self.policy.for_layer(layer, self.layers)
-        groups = tuple(self._group(own, layer, given, *alike) for alike in self.alike(layer))
+        own = self.policies(layer)[0]  # sinks and window are those of all heads
+        groups = tuple(
+            self._group(policy, layer, given, *alike)
+            for policy, alike in zip(self.policies(layer), self.alike(layer), strict=True)
+        )
         waits = max(side.needs.tokens for group in groups for side in (group.keys, group.values))
         window = min(own.window, max_tokens) if max_tokens else own.window
         if waits and max_tokens and max_tokens < window + waits:
@@ -75,6 +78,11 @@ class Planner:
                 f"{window + waits} at least, a window of {window} and {waits} tokens that are quantized together"
             )
         return LayerPlan(self.kv_heads, own.sinks, window, waits, groups)
+
+    def policies(self, layer: int) -> list[CachePolicy]:
+        """What the heads of each group of a layer follow."""
+        firsts = (0 if heads is None else heads[0] for _, heads in self.alike(layer))
+        return [self.policy.for_layer(layer, self.layers, head) for head in firsts]
 
     def alike(self, layer: int) -> list[tuple[Stores, Heads | None]]:
         """The heads of a layer by their stores, in order of the first head of each; None for all of them."""

@@ -10,7 +10,7 @@ from tq_cache.presets import PRESETS
 from tq_cache.stores import AnyStore, store_named
 
 MAX_TOKENS: Final = 1 << 31
-MAX_OVERRIDES: Final = 2048  # each is checked against the others, and the text may be a stranger's
+MAX_OVERRIDES: Final = 1024  # each is checked against the others, and the text may be a stranger's
 SPLIT_TOKENS: Final = 64  # channels differ in energy by more than the 18 % that so few tokens leave uncertain
 
 
@@ -58,8 +58,9 @@ class CachePolicy:
             raise InvalidPolicy(f"norms are stored as {' or '.join(NORMS)}, got {self.norms!r}", self.norms)
         if len(self.overrides) > MAX_OVERRIDES:
             raise InvalidPolicy(f"at most {MAX_OVERRIDES} options of layers and heads, got {len(self.overrides)}")
-        for override in self.overrides:  # refuses what the stores cannot have
-            self._overridden((self.keys, self.values), (override.layers or (0, 0))[0], (override.heads or (0, 0))[0])
+        points = {((own.layers or (0, 0))[0], (own.heads or (0, 0))[0]) for own in self.overrides}
+        for layer, head in points:  # refuses what the stores cannot have
+            self._overridden((self.keys, self.values), layer, head)
         for letter in "kv":
             if not any(store.channels for _, store in self._stores(letter)):
                 object.__setattr__(self, f"{letter}split", SPLIT_TOKENS)  # nothing to choose, so no difference

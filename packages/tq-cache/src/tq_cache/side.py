@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.basis import Basis, learned
+from tq_cache.flow import Flow, Pending, Settled
 from tq_cache.grammar import GIVEN
 from tq_cache.plan import SidePlan
 from tq_cache.token_array import TokenArray
@@ -19,39 +20,6 @@ Floats = NDArray[np.floating]
 Positions = NDArray[np.int64]
 
 MARGIN: Final = 4.0  # no scale rule makes more than 4 times of a norm
-
-
-class Flow(NamedTuple):
-    """What one append moves, in tokens; the same for keys and values."""
-
-    sinks: int  # new tokens that become sinks
-    settle_old: int  # tokens that leave the window for good
-    settle_new: int  # new tokens that are quantized at once
-    skip: int  # of those settling, the first ones that are evicted before they need a code
-    drop_sinks: int  # evicted
-    drop_coded: int  # evicted
-
-
-class Pending(NamedTuple):
-    """An append whose tokens are encoded; `encoded` arrays are (lanes, n, ...)."""
-
-    flow: Flow
-    sinks: Floats
-    recent: Floats
-    encoded: Mapping[str, NDArray[Any]]
-    basis: Basis | None
-
-
-class Settled(NamedTuple):
-    """Tokens that an append quantizes, (lanes, n, dim) as they are encoded, and the basis that they are in."""
-
-    tokens: Floats
-    basis: Basis | None  # None: not known yet, and no tokens
-
-
-def pending(tokens: Floats, flow: Flow, encoded: Mapping[str, NDArray[Any]], basis: Basis | None) -> Pending:
-    """An append of (lanes, n, dim) tokens whose settled ones are encoded."""
-    return Pending(flow, tokens[:, : flow.sinks], tokens[:, flow.sinks + flow.settle_new :], encoded, basis)
 
 
 class Side:

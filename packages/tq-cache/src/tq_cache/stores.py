@@ -193,4 +193,5 @@ def known_names() -> str:
     spans = [f"{kind}{low}..{kind}{high}" for kind, (low, high) in WIDTHS.items() if kind != "float"]
     fractions = [f"mse{text}" for text in FRACTIONS]
     states = [f"trellis4s{count}" for count in STATES if count != 1024]
-    return ", ".join([*spans, *fractions, *states, "float16", "float32"]) + ", and two of them as in mse3x32+mse2"
+    names = ", ".join([*spans, *fractions, *states, "float16", "float32"])
+    return f"{names}, and two of them as in mse3x32+mse2"

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.codecs import Rows
+from tq_cache.flow import Pending, pending
 from tq_cache.layer import Layer
-from tq_cache.side import Pending, Side, pending
+from tq_cache.side import Side
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]

@@ -51,7 +51,7 @@ static int number(PyObject *object, const char *name, double low, float *value) 
 
 static const tq_plan *stage_plan(PyObject *object, const char *name) {
     const tq_plan *plan = tq_plan_argument(object, name);
-    if (!plan || (plan->book.bits && plan->sketch.kind == TQ_NO_SKETCH)) return plan;
+    if (!plan || (plan->book.bits && plan->book.bits != TQ_MIXED && plan->sketch.kind == TQ_NO_SKETCH)) return plan;
     tq_raise("InvalidSpec", PyUnicode_FromFormat("%s must be a plan with a codebook and without a sketch", name));
     return NULL;
 }

@@ -3,9 +3,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "encode/avx2_bytes.h"
 #include "levels.h"
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* The planes of a row, highest width first. */
 typedef struct planes {
@@ -137,15 +136,43 @@ INLINE void small_centroids(const tq_codebook *book, const uint8_t *packed, floa
     centroids32(&table, last.at[0], last.at[1], bits, out + j);
 }
 
+/* Five and six bits: the four bytes of a float are looked up apart, a quarter of the look-ups that whole floats take. */
+INLINE void wide_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out, int bits) {
+    unpack(packed, book->dim, book->bits, codes);
+    const tq_tables *tables = book->tables;
+    size_t j = 0;
+    for (; j + 32 <= book->dim; j += 32) {
+        /* groups of four in the order in which the last interleaving leaves a register's lanes */
+        __m256i c = _mm256_permutevar8x32_epi32(_mm256_loadu_si256((const __m256i *)(codes + j)),
+                                                _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+        __m256i byte0 = found(tables->centroid_bytes[0], c, 1 << bits);
+        __m256i byte1 = found(tables->centroid_bytes[1], c, 1 << bits);
+        __m256i byte2 = found(tables->centroid_bytes[2], c, 1 << bits);
+        __m256i byte3 = found(tables->centroid_bytes[3], c, 1 << bits);
+        words32 low = joined(byte0, byte1), high = joined(byte2, byte3);
+        __m256i *to = (__m256i *)(out + j);
+        _mm256_storeu_si256(to, _mm256_unpacklo_epi16(low.first, high.first));
+        _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi16(low.first, high.first));
+        _mm256_storeu_si256(to + 2, _mm256_unpacklo_epi16(low.second, high.second));
+        _mm256_storeu_si256(to + 3, _mm256_unpackhi_epi16(low.second, high.second));
+    }
+    for (; j < book->dim; j++) out[j] = book->centroids[codes[j]];
+}
+
+/* Seven and eight bits: look-ups of bytes and gathers were measured, and are slower than loads one by one. */
+static void loaded_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
+    unpack(packed, book->dim, book->bits, codes);
+    for (size_t j = 0; j < book->dim; j++) out[j] = book->centroids[codes[j]];
+}
+
 static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
     if (book->bits == 1) small_centroids(book, packed, out, 1);
     else if (book->bits == 2) small_centroids(book, packed, out, 2);
     else if (book->bits == 3) small_centroids(book, packed, out, 3);
     else if (book->bits == 4) small_centroids(book, packed, out, 4);
-    else {
-        unpack(packed, book->dim, book->bits, codes);
-        for (size_t j = 0; j < book->dim; j++) out[j] = book->centroids[codes[j]];
-    }
+    else if (book->bits == 5) wide_centroids(book, packed, codes, out, 5);
+    else if (book->bits == 6) wide_centroids(book, packed, codes, out, 6);
+    else loaded_centroids(book, packed, codes, out);
 }
 
 void tq_decode_avx2(tq_decode_slots *slots) {

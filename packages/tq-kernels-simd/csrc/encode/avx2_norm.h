@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 /* Value i absorbs value i + ceil(count / 2) until one is left. */
 static double halved4(__m256d sums) {
@@ -25,46 +26,46 @@ static double halving_tree(double *sums, size_t count) {
     return sqrt(count > 1 ? sums[0] + sums[1] : sums[0]);
 }
 
-static inline __m256d squares_f32(const float *x) {
-    __m256d wide = _mm256_cvtps_pd(_mm_loadu_ps(x));
-    return _mm256_mul_pd(wide, wide);
+/* Squares of four values and of the four at `other`, added. The square of a float32 is exact in float64, so that the fused
+ * form rounds once, as the addition does. */
+static inline __m256d pairs_f32(const float *at, const float *other) {
+    __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(at)), b = _mm256_cvtps_pd(_mm_loadu_ps(other));
+    return _mm256_fmadd_pd(b, b, _mm256_mul_pd(a, a));
 }
-static inline __m256d squares_f64(const double *x) {
-    __m256d wide = _mm256_loadu_pd(x);
-    return _mm256_mul_pd(wide, wide);
+static inline __m256d pairs_f64(const double *at, const double *other) {
+    __m256d a = _mm256_loadu_pd(at), b = _mm256_loadu_pd(other);
+    return _mm256_add_pd(_mm256_mul_pd(a, a), _mm256_mul_pd(b, b));
 }
 
-/* `eighth` is three levels at once, the squaring included, for four values of the first eighth. Other counts square in the
- * first level. */
-#define DEFINE_NORM(name, type, squares)                                                                             \
+/* `eighth` is three levels at once, the squaring included, for four values of the first eighth, `sixteenth` four. Other counts
+ * square in the first level. */
+#define DEFINE_NORM(name, type, pairs_of)                                                                            \
     static inline __m256d name##_eighth(const type *at, size_t part) {                                               \
-        __m256d even0 = _mm256_add_pd(squares(at), squares(at + 4 * part));                                          \
-        __m256d even1 = _mm256_add_pd(squares(at + 2 * part), squares(at + 6 * part));                               \
-        __m256d odd0 = _mm256_add_pd(squares(at + part), squares(at + 5 * part));                                    \
-        __m256d odd1 = _mm256_add_pd(squares(at + 3 * part), squares(at + 7 * part));                                \
+        __m256d even0 = pairs_of(at, at + 4 * part), even1 = pairs_of(at + 2 * part, at + 6 * part);                 \
+        __m256d odd0 = pairs_of(at + part, at + 5 * part), odd1 = pairs_of(at + 3 * part, at + 7 * part);            \
         return _mm256_add_pd(_mm256_add_pd(even0, even1), _mm256_add_pd(odd0, odd1));                                \
+    }                                                                                                                \
+    static inline __m256d name##_sixteenth(const type *at, size_t part) {                                            \
+        return _mm256_add_pd(name##_eighth(at, 2 * part), name##_eighth(at + part, 2 * part));                       \
     }                                                                                                                \
     static double name(const type *x, size_t dim, double *scratch) {                                                 \
         size_t i = 0;                                                                                                \
-        if (dim == 128) { /* the usual size of a head, all in registers */                                           \
-            __m256d sum0 = name##_eighth(x, 16), sum1 = name##_eighth(x + 4, 16);                                    \
-            __m256d sum2 = name##_eighth(x + 8, 16), sum3 = name##_eighth(x + 12, 16);                               \
-            return halved4(_mm256_add_pd(_mm256_add_pd(sum0, sum2), _mm256_add_pd(sum1, sum3)));                     \
-        }                                                                                                            \
+        if (dim == 128) /* the usual size of a head, all in registers */                                             \
+            return halved4(_mm256_add_pd(name##_sixteenth(x, 8), name##_sixteenth(x + 4, 8)));                       \
         if (dim % 32 == 0) {                                                                                         \
-            size_t part = dim / 8;                                                                                   \
-            for (; i < part; i += 4) _mm256_storeu_pd(scratch + i, name##_eighth(x + i, part));                      \
+            size_t part = dim % 64 || dim > 1024 ? dim / 8 : dim / 16;                                                             \
+            for (; i < part; i += 4)                                                                                 \
+                _mm256_storeu_pd(scratch + i, dim % 64 || dim > 1024 ? name##_eighth(x + i, part) : name##_sixteenth(x + i, part));\
             return halving_tree(scratch, part);                                                                      \
         }                                                                                                            \
         size_t half = (dim + 1) / 2, pairs = dim - half;                                                             \
-        for (; i + 4 <= pairs; i += 4)                                                                               \
-            _mm256_storeu_pd(scratch + i, _mm256_add_pd(squares(x + i), squares(x + i + half)));                     \
+        for (; i + 4 <= pairs; i += 4) _mm256_storeu_pd(scratch + i, pairs_of(x + i, x + i + half));                 \
         for (; i < pairs; i++) scratch[i] = (double)x[i] * (double)x[i] + (double)x[i + half] * (double)x[i + half]; \
         if (half > pairs) scratch[pairs] = (double)x[pairs] * (double)x[pairs];                                      \
         return halving_tree(scratch, half);                                                                          \
     }
-DEFINE_NORM(norm_f32, float, squares_f32)
-DEFINE_NORM(norm_f64, double, squares_f64)
+DEFINE_NORM(norm_f32, float, pairs_f32)
+DEFINE_NORM(norm_f64, double, pairs_f64)
 #undef DEFINE_NORM
 
 static inline __m256 narrowed(__m256d low, __m256d high) {

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* `width` bits of each of 32 codes, already shifted and masked: 4 * width bytes are stored. */
+/* `width` bits of each of 32 codes, already shifted and, but for a width of 1, masked: 4 * width bytes are stored. */
 static inline __attribute__((always_inline)) void store_plane32(uint8_t *out, __m256i part, int width) {
     if (width == 8) _mm256_storeu_si256((__m256i *)out, part);
     if (width == 4) {
@@ -44,6 +44,19 @@ static inline planes planes_of(uint8_t *out, size_t dim, size_t bits) {
         shift += width;
     }
     return of;
+}
+
+/* Codes j..j+31 of a row of dim codes whose width the compiler knows. */
+static inline __attribute__((always_inline)) void store_row32(uint8_t *out, size_t dim, size_t j, __m256i codes, int bits) {
+    int shift = 0;
+    for (int width = 8; width; width /= 2) {
+        if (!(bits & width)) continue;
+        __m256i part = shift ? _mm256_srli_epi16(codes, shift) : codes;
+        if (width != 1 && width != bits) part = _mm256_and_si256(part, _mm256_set1_epi8((char)((1u << width) - 1)));
+        store_plane32(out + j * (size_t)width / 8, part, width);
+        out += (dim * (size_t)width + 7) / 8;
+        shift += width;
+    }
 }
 
 static inline __m256i plane_part(__m256i codes, int shift, int width) {

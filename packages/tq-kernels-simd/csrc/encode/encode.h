@@ -22,7 +22,8 @@ typedef struct tq_encode_slots {
                      int64_t *dot, int64_t *square);
     /* The packed row of dim codes: exactly tq_row_bytes(dim, bits) bytes are written, at any alignment. */
     void (*pack)(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out);
-    /* coordinates, quantize with t = 1 and pack in one: the packed row and its sums. z, v and codes are scratch after it. */
+    /* coordinates, quantize with t = 1 and pack in one: the packed row and its sums, `square` NULL where B is not wanted. z, v
+     * and codes are scratch after it. */
     void (*finish)(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
                    int64_t *square);
 } tq_encode_slots;

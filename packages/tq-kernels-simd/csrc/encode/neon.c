@@ -165,8 +165,9 @@ static void pack(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out) {
 
 static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
                    int64_t *square) {
+    int64_t unwanted;
     coordinates(z, book->dim, v);
-    quantize(book, z, v, 1.0f, codes, dot, square);
+    quantize(book, z, v, 1.0f, codes, dot, square ? square : &unwanted);
     pack(codes, book->dim, book->bits, out);
 }
 

@@ -81,13 +81,15 @@ static void normalise(const tq_encode_job *job, size_t start, size_t rows, scrat
 
 /* Codes of the winning candidate in of->codes; only a strictly larger merit replaces the winner. */
 static void best_codes(const tq_plan *plan, scratch *of, const float *scaled, int64_t *dot, int64_t *square) {
-    const tq_encode_slots *slots = &tq_active.encode;
-    slots->quantize(&plan->book, scaled, of->v, 1.0f, of->codes, dot, square);
+    int is_mixed = plan->book.bits == TQ_MIXED;
+    void (*quantize)(const tq_codebook *, const float *, const int16_t *, float, uint8_t *, int64_t *, int64_t *) =
+        is_mixed ? tq_active.mixed.quantize : tq_active.encode.quantize;
+    quantize(&plan->book, scaled, of->v, 1.0f, of->codes, dot, square);
     if (plan->candidates <= 1) return;
     double best = (double)*dot * (double)*dot / (double)*square;
     for (size_t i = 1; i < plan->candidates; i++) {
         int64_t a, b;
-        slots->quantize(&plan->book, scaled, of->v, plan->candidate[i], of->tried, &a, &b);
+        quantize(&plan->book, scaled, of->v, plan->candidate[i], of->tried, &a, &b);
         double merit = (double)a * (double)a / (double)b;
         if (!(merit > best)) continue;
         uint8_t *winner = of->tried;
@@ -112,12 +114,17 @@ static void finish(const tq_encode_job *job, size_t row, scratch *of, float *z, 
     const tq_plan *plan = job->plan;
     const tq_encode_slots *slots = &tq_active.encode;
     uint8_t *out = job->packed + row * plan->row_bytes;
-    int64_t dot, square;
+    int64_t dot, square = 0;
     if (plan->book.window) {
         slots->coordinates(z, plan->book.dim, of->v);
         tq_trellis_row(plan, z, of->v, &of->trellis, out, &dot, &square);
+    } else if (plan->book.bits == TQ_MIXED) {
+        slots->coordinates(z, plan->book.dim, of->v);
+        best_codes(plan, of, z, &dot, &square);
+        tq_active.mixed.pack(&plan->book, of->codes, out);
     } else if (plan->candidates <= 1 && plan->sketch.kind == TQ_NO_SKETCH) { /* nobody needs v and the codes */
-        slots->finish(&plan->book, z, of->v, of->codes, out, &dot, &square);
+        int squared = plan->rule == TQ_MSE || plan->rule == TQ_NORM;
+        slots->finish(&plan->book, z, of->v, of->codes, out, &dot, squared ? &square : NULL);
     } else {
         slots->coordinates(z, plan->book.dim, of->v);
         best_codes(plan, of, z, &dot, &square);

@@ -12,32 +12,48 @@ typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 #define ORDER(name) name##_f32x4
 #define PLUS(a, b) (VECTOR)_mm_fmadd_ps(b, _mm_set1_ps(1.0f), a)
 #define MINUS(a, b) (VECTOR)_mm_fnmadd_ps(b, _mm_set1_ps(1.0f), a)
+#define PLUS_TWICE(a, b) (VECTOR)_mm_fmadd_ps(b, _mm_set1_ps(2.0f), a)
+#define NEITHER(a, b) (VECTOR)_mm_fnmsub_ps(a, _mm_set1_ps(1.0f), b)
 #include "hadamard/orders.h"
 #undef VECTOR
 #undef ORDER
 #undef PLUS
 #undef MINUS
+#undef PLUS_TWICE
+#undef NEITHER
 #define VECTOR f32x8
 #define ORDER(name) name##_f32x8
 #define PLUS(a, b) (VECTOR)_mm256_fmadd_ps(b, _mm256_set1_ps(1.0f), a)
 #define MINUS(a, b) (VECTOR)_mm256_fnmadd_ps(b, _mm256_set1_ps(1.0f), a)
+#define PLUS_TWICE(a, b) (VECTOR)_mm256_fmadd_ps(b, _mm256_set1_ps(2.0f), a)
+#define NEITHER(a, b) (VECTOR)_mm256_fnmsub_ps(a, _mm256_set1_ps(1.0f), b)
 #include "hadamard/orders.h"
 #undef VECTOR
 #undef ORDER
 #undef PLUS
 #undef MINUS
+#undef PLUS_TWICE
+#undef NEITHER
 #define VECTOR f32x16
 #define ORDER(name) name##_f32x16
 #define PLUS(a, b) (VECTOR)_mm512_fmadd_ps(b, _mm512_set1_ps(1.0f), a)
 #define MINUS(a, b) (VECTOR)_mm512_fnmadd_ps(b, _mm512_set1_ps(1.0f), a)
+#define PLUS_TWICE(a, b) (VECTOR)_mm512_fmadd_ps(b, _mm512_set1_ps(2.0f), a)
+#define NEITHER(a, b) (VECTOR)_mm512_fnmsub_ps(a, _mm512_set1_ps(1.0f), b)
 #include "hadamard/orders.h"
 
 #include "hadamard/rounds.h"
 
 static void small_order(const tq_rotation *rotation, const float *x, float *out, size_t width, int transpose, const float *scale) {
-    if (rotation->order == 12)
-        (width < 8 ? order12_f32x4 : width < 16 ? order12_f32x8 : order12_f32x16)(x, out, width, transpose, scale);
-    else (width < 8 ? order20_f32x4 : width < 16 ? order20_f32x8 : order20_f32x16)(x, out, width, transpose, scale);
+    if (rotation->order == 20)
+        (width < 8 ? order20_f32x4 : width < 16 ? order20_f32x8 : order20_f32x16)(x, out, width, transpose, scale);
+    else if (width < 8) order12_f32x4(x, out, width, 0, transpose, scale);
+    else if (width < 16) order12_f32x8(x, out, width, 0, transpose, scale);
+    else order12_f32x16(x, out, width, 0, transpose, scale);
+}
+
+static void joined_order12(const float *x, float *out, size_t width, int transpose, const float *scale) {
+    order12_f32x16(x, out, width, 1, transpose, scale);
 }
 
 void tq_hadamard_avx512(tq_hadamard_slots *slots) {

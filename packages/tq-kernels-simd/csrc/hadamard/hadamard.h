@@ -1,7 +1,8 @@
 /* Rotation of rows by rounds of signs, Hadamard transform and permutation (docs/format.md, section 2).
  *
  * Every addition is a single float32 addition of the format's order of stages (h = 1, 2, 4, ...), so that all levels give the
- * same bits. Forward ends with the multiplication by `factor`, inverse by `inverse_factor`.
+ * same bits, as long as none of them leaves float32's range. Forward ends with the multiplication by `factor`, inverse by
+ * `inverse_factor`.
  *
  * `x` and `scratch` are aligned to 64 bytes, do not overlap, and have room up to TQ_PADDED(dim) in each row; what lies between
  * dim and there is neither read for results nor kept. `in` and `out` are rows of dim floats at any address: nothing else of

@@ -1,5 +1,6 @@
 /* Rounds of signs, transform and permutation over the passes of a level. Included once, after passes.h and orders.h; the
- * level defines `small_order`, the matrices of order 12 and 20 over groups of `width` by the widest vector that fits. */
+ * level defines `small_order`, the matrices of order 12 and 20 over groups of `width` by the widest vector that fits, and
+ * `joined_order12`, for widths above the lanes, which does the stage h = width / 2, too. */
 #ifndef TQ_HADAMARD_ROUNDS_H
 #define TQ_HADAMARD_ROUNDS_H
 
@@ -9,6 +10,7 @@
 
 static void small_order(const tq_rotation *rotation, const float *x, float *out, size_t width, int transpose,
                         const float *scale);
+static void joined_order12(const float *x, float *out, size_t width, int transpose, const float *scale);
 
 static inline float flip_one(float value, uint32_t sign) {
     uint32_t bits;
@@ -43,6 +45,11 @@ static void transform(const tq_rotation *rotation, const float *in, const uint32
             return;
         }
         size_t width = rotation->order == 12 ? dim / 12 : dim / 20; /* divisors that the compiler knows */
+        if (rotation->order == 12 && width == 16 * LANES) { /* blocks of 8 registers are cheaper than of 16 */
+            stages(in, sign, x, x, width / 2, dim, NULL);
+            joined_order12(x, out, width, transpose, scale);
+            return;
+        }
         stages(in, sign, x, x, width, dim, NULL);
         small_order(rotation, x, out, width, transpose, scale);
         return;

@@ -56,7 +56,7 @@ void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels) {
 
 static int method_of(const tq_codebook *book, int accuracy) {
     size_t bits = book->bits;
-    if (book->window) return TQ_EXACT;
+    if (bits == TQ_MIXED || book->window) return TQ_EXACT;
     if (accuracy == TQ_INT8) return bits <= 4 ? TQ_INT8 : TQ_INT16;
     return accuracy == TQ_INT16 && bits <= 5 ? TQ_INT16 : TQ_EXACT;
 }

@@ -70,12 +70,12 @@ tq_blob tq_next_blob(FILE *file) {
 
 static tq_plan next_plan(FILE *file, int refused) {
     tq_blob it = tq_next_blob(file);
-    void *copy = tq_aligned(it.bytes);
+    void *copy = tq_aligned(it.bytes + TQ_PLAN_ROOM);
     if (!copy) exit(2);
     memcpy(copy, it.data, it.bytes);
     tq_plan plan;
     if (it.bytes > 8) { /* Python always makes an aligned copy, so that this is the only place to see one that is not */
-        char *between = tq_aligned(it.bytes + 8);
+        char *between = tq_aligned(it.bytes + 8 + TQ_PLAN_ROOM);
         if (!between) exit(2);
         memcpy(between + 4, it.data, it.bytes);
         const char *refusal = tq_plan_read(&plan, between + 4, it.bytes);
@@ -125,7 +125,7 @@ static void encode_case(FILE *file) {
         tq_same("scales", job.scales, scales.data, scales.bytes);
         if (gammas.bytes) tq_same("residual norms", job.gammas, gammas.data, gammas.bytes);
     }
-    if (!plan.book.window) tq_compare_slots(&tq_active, &plan, *dtype.data, x.data, rows);
+    if (!plan.book.window && plan.book.bits != TQ_MIXED) tq_compare_slots(&tq_active, &plan, *dtype.data, x.data, rows);
 }
 
 static void decode_case(FILE *file) {

@@ -13,7 +13,6 @@ from tq_core.numpy_backend import NumpyBackend
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-from tq_core.topk import best_rows
 from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
@@ -65,7 +64,7 @@ class SimdBackend(NumpyBackend):
 
     def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """As NumpyBackend, bit for bit."""
-        if plan.rotation.matrix is not None or _is_mixed(plan):
+        if plan.rotation.matrix is not None:
             return super().encode(plan, x)
         packed = np.empty((len(x), plan.row_bytes), np.uint8)
         scales = np.empty(len(x), np.float32)
@@ -75,7 +74,7 @@ class SimdBackend(NumpyBackend):
 
     def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """As NumpyBackend, within rounding."""
-        if plan.rotation.matrix is not None or plan.sketch is not None or _is_mixed(plan):
+        if plan.rotation.matrix is not None or plan.sketch is not None:
             return super().decode(plan, packed, scales, gammas)
         out = np.empty((len(packed), plan.dim), np.float32)
         _simd.decode(self._packed(plan), packed, scales, out, self.threads)
@@ -85,8 +84,6 @@ class SimdBackend(NumpyBackend):
         self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """As NumpyBackend, within rounding; at "int16" and "int8" with the error that csrc/score/query.h allows."""
-        if _is_mixed(plan):
-            return super().scores(plan, packed, scales, gammas, queries)
         out = np.empty((len(queries), len(packed)), np.float32)
         rotated = self.rotate(plan.rotation, queries)
         _simd.scores(self._packed(plan), packed, scales, gammas, rotated, out, ACCURACIES[accuracy], self.threads)
@@ -104,26 +101,10 @@ class SimdBackend(NumpyBackend):
         accuracy: str,
     ) -> tuple[F32, I64]:
         """The k best rows of each query; scales and gammas in float16 or float32."""
-        if _is_mixed(plan):
-            return self._search_mixed(plan, packed, scales, queries, k, mask)
         found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         rotated, number = self.rotate(plan.rotation, queries), ACCURACIES[accuracy]
         _simd.search(self._packed(plan), packed, scales, gammas, rotated, mask, k, number, *found, self.threads)
         return found
-
-    def _search_mixed(
-        self,
-        plan: Plan,
-        packed: U8,
-        scales: NDArray[np.floating],
-        queries: F32,
-        k: int,
-        mask: NDArray[np.bool_] | None,
-    ) -> tuple[F32, I64]:
-        def score(rows: slice, part: F32) -> F32:
-            return self.scores(plan, packed[rows], scales[rows].astype(np.float32), None, part)
-
-        return best_rows(score, queries, len(packed), k, mask)
 
     def sketch(self, sketch: Sketch, residuals: I64) -> U8:
         """As NumpyBackend, bit for bit."""
@@ -166,16 +147,11 @@ class SimdBackend(NumpyBackend):
 
         None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
         """
-        if _is_mixed(keys) or _is_mixed(values):
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
             return None
         from tq_kernels_simd.attention import PackedAttention
 
         return PackedAttention(keys, values, self, accuracy=accuracy, threads=self.threads)
-
-
-def _is_mixed(plan: Plan) -> bool:
-    """Whether rows are mixed-radix words, which numpy's code packs and unpacks; the rotation stays here."""
-    return isinstance(plan.codebook, MixedCodebook)
 
 
 def load() -> SimdBackend:

@@ -17,6 +17,9 @@ MAGIC: Final = int.from_bytes(b"TQPLN002", "little")
 HEADER: Final = struct.Struct("=22q5d")
 RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its index
 SKETCHES: Final = {None: 0, "gaussian": 1, "hadamard": 2}
+MIXED: Final = 9  # TQ_MIXED, TQ_MIXED_LANES and TQ_MIXED_THRESHOLDS of csrc/plan.h
+LANES: Final = 16
+THRESHOLDS: Final = 5
 SIGN: Final = np.uint32(0x80000000)
 
 
@@ -59,13 +62,12 @@ def rotation_bytes(rotation: Rotation) -> bytes:
 
 def plan_bytes(plan: Plan) -> bytes:
     """What `pack_plan` hands to the C code."""
-    assert not isinstance(plan.codebook, MixedCodebook)  # the backend leaves fractional widths to numpy's code
     return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
 
 
 def _bytes(
     rotation: Rotation | None,
-    book: Codebook | Trellis | None,
+    book: Codebook | MixedCodebook | Trellis | None,
     rule: str,
     candidates: tuple[float, ...],
     sketch: Sketch | None,
@@ -81,10 +83,14 @@ def _bytes(
     )
     matrix = arrays.add(sketch.matrix) if sketch is not None and sketch.matrix is not None else 0
     thresholds = levels = centroids = magnitudes = 0
-    if isinstance(book, Trellis):
-        levels, centroids = arrays.add(2 * book.levels), arrays.add(book.centroids)
+    width = 0
+    if isinstance(book, MixedCodebook):
+        width = MIXED
+        thresholds, levels, centroids, magnitudes = _mixed(arrays, book)
+    elif isinstance(book, Trellis):
+        width, levels, centroids = book.bits, arrays.add(2 * book.levels), arrays.add(book.centroids)
     elif book is not None:
-        half = 1 << (book.bits - 1)
+        width, half = book.bits, 1 << (book.bits - 1)
         thresholds, levels = arrays.add(book.thresholds), arrays.add(book.levels[half:])
         centroids = arrays.add(book.centroids)
         magnitudes = arrays.add(book.code_table[:32768] - np.uint8(half))
@@ -95,7 +101,7 @@ def _bytes(
         dim,
         rounds or sketch_rounds,  # a structured sketch has the rounds and the order of its dim's rotation
         order if rounds else sketch_order,
-        book.bits if book is not None else 0,
+        width,
         RULES.index(rule),
         strict,
         len(candidates),
@@ -119,6 +125,31 @@ def _bytes(
         sketch.constant if sketch is not None else 0.0,
     )
     return b"".join([header, *arrays.parts])
+
+
+def _mixed(arrays: _Arrays, book: MixedCodebook) -> tuple[int, int, int, int]:
+    """What `tq_mixed` of csrc/plan.h points to: thresholds, levels, pairs of centroids; then places and radices."""
+    radices = book.layout.radices
+    thresholds = np.full((THRESHOLDS, LANES), 32767, np.int16)
+    levels = np.empty((THRESHOLDS + 1, LANES), np.int16)
+    for lane in range(LANES):
+        one = book.books[lane % len(radices)]
+        own = one.levels[len(one.levels) // 2 :]
+        thresholds[: len(one.thresholds), lane] = one.thresholds
+        levels[:, lane] = own[np.minimum(np.arange(THRESHOLDS + 1), len(own) - 1)]
+    words = 1 << book.layout.word_bits
+    low = radices[0] * radices[1] if len(radices) == 4 else words
+    counts = [low, (words - 1) // low + 1] if len(radices) == 4 else [low]
+    pairs = []
+    for half, count in enumerate(counts):
+        first, second = book.books[2 * half : 2 * half + 2]
+        index = np.arange(count)  # words that no encoder writes wrap around, as numpy's table of digits does
+        n = len(first.centroids)
+        pairs.append(
+            np.stack([first.centroids[index % n], second.centroids[index // n % len(second.centroids)]], axis=1)
+        )
+    shape = np.array([len(radices), *radices, 0, 0], np.int32)[:5]
+    return arrays.add(thresholds), arrays.add(levels), arrays.add(np.concatenate(pairs)), arrays.add(shape)
 
 
 def _rotation(arrays: _Arrays, rotation: Rotation | None) -> tuple[int, int, int, int, float, float]:

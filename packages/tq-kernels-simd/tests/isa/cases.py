@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tq_core.codebook import codebook
+from tq_core.codebook import codebook_of
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates
+from tq_core.radix import RADICES
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -45,7 +46,7 @@ def _rotations() -> Iterator[tuple]:
 
 def _encodings() -> Iterator[tuple]:
     for dim in DIMS:
-        for bits in range(1, 9) if dim in (3, 33, 64, 100) else (1, 2, 3, 4, 5, 8):
+        for bits in (*range(1, 9), *RADICES) if dim in (3, 33, 64, 100) else (1, 2, 3, 4, 5, 8, 2.5, 3.25):
             yield from _encoding(_plan(dim, bits), "f")
     for dim in (64, 100):
         for dtype in "ed":
@@ -54,7 +55,7 @@ def _encodings() -> Iterator[tuple]:
             yield from _encoding(_plan(dim, 3, rule=rule), "f")
         for kind in ("gaussian", "hadamard"):
             yield from _encoding(_plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), "f")
-    for dim, bits, search in ((33, 6, 3), (128, 4, 9), (96, 5, 3)):
+    for dim, bits, search in ((33, 6, 3), (128, 4, 9), (96, 5, 3), (33, 2.25, 3), (100, 3.5, 3)):
         yield from _encoding(_plan(dim, bits, search=search), "f")
     for dim in (33, 129):
         for dtype in "ed":
@@ -79,9 +80,11 @@ def _trellis(dim: int, bits: int, states: int, search: int = 0) -> TrellisPlan:
     return TrellisPlan(Rotation(dim, "hadamard", 7), trellis(bits, states), "unbiased", candidates, strict=False)
 
 
-def _plan(dim: int, bits: int, *, rule: str = "unbiased", search: int = 0, sketch: Sketch | None = None) -> ScalarPlan:
+def _plan(
+    dim: int, bits: float, *, rule: str = "unbiased", search: int = 0, sketch: Sketch | None = None
+) -> ScalarPlan:
     return ScalarPlan(
-        Rotation(dim, "hadamard", 7), codebook(dim, bits), rule, scale_candidates(dim, search), sketch, False
+        Rotation(dim, "hadamard", 7), codebook_of(dim, bits), rule, scale_candidates(dim, search), sketch, False
     )
 
 
@@ -99,7 +102,7 @@ def _encoding(plan: Plan, dtype: str) -> Iterator[tuple]:
 
 
 def _scores() -> Iterator[tuple]:
-    shapes = [(dim, bits) for dim in (3, 33, 64, 100, 160, 513) for bits in range(1, 9)]
+    shapes = [(dim, bits) for dim in (3, 33, 64, 100, 160, 513) for bits in (*range(1, 9), *RADICES)]
     for dim, bits in [*shapes, (1536, 4), (1536, 8), (4097, 2)]:
         yield _score(_plan(dim, bits), rows=23 if dim > 200 else 300)
     for kind in ("gaussian", "hadamard"):
@@ -108,7 +111,7 @@ def _scores() -> Iterator[tuple]:
 
 
 def _score(plan: Plan, rows: int) -> tuple:
-    rng = np.random.default_rng(plan.dim * 8 + plan.codebook.bits)
+    rng = np.random.default_rng(round(plan.dim * 8 + plan.codebook.bits))
     packed, scales, gammas = REFERENCE.encode(plan, rng.standard_normal((rows, plan.dim)).astype(np.float32))
     queries = rng.standard_normal((37, plan.dim)).astype(np.float32)
     scores = REFERENCE.scores(plan, packed, scales, gammas, queries)

@@ -11,6 +11,7 @@ from tq_trace.bfloat16 import Bfloat16
 from tq_trace.errors import InvalidPosition
 from tq_trace.layout import RANKS, Stored
 
+FLOATS: Final = ("keys", "values", "queries")
 _KINDS: Final = {"float16": "F16", "float32": "F32", "float64": "F64"}
 
 
@@ -46,15 +47,8 @@ def _array(given: ArrayLike, name: str) -> NDArray[Any]:
         raise InvalidDtype(f"{name} cannot be read as an array ({error}); pass a numpy array") from error
 
 
-def require_trace(tensors: Stored) -> None:
-    """Raise ShapeMismatch, NotFinite or InvalidPosition for the first thing that breaks a guarantee of KvTrace."""
-    _require_shapes(tensors)
-    for name in ("keys", "values", "queries"):
-        _require_finite(*tensors[name], name)
-    _require_positions(tensors["query_positions"][1], tensors["keys"][1].shape[1])
-
-
-def _require_shapes(tensors: Stored) -> None:
+def require_shapes(tensors: Stored) -> None:
+    """Raise ShapeMismatch for tensors that do not fit together."""
     shapes = {name: array.shape for name, (_, array) in tensors.items()}
     for name, rank in RANKS.items():
         if len(shapes[name]) != rank:
@@ -75,7 +69,8 @@ def _require_shapes(tensors: Stored) -> None:
         )
 
 
-def _require_finite(kind: str, array: NDArray[Any], name: str) -> None:
+def require_finite(kind: str, array: NDArray[Any], name: str) -> None:
+    """Raise NotFinite with the coordinates of the first value that is not."""
     for sample, rows in enumerate(array):  # a sample at a time: the mask stays small
         finite = bfloat16.is_finite(rows) if kind == "BF16" else np.isfinite(rows)
         if not finite.all():
@@ -85,7 +80,8 @@ def _require_finite(kind: str, array: NDArray[Any], name: str) -> None:
             raise NotFinite(f"{name}[{sample}, {row}, {column}] is {shown}; all values must be finite")
 
 
-def _require_positions(positions: NDArray[Any], tokens: int) -> None:
+def require_positions(positions: NDArray[Any], tokens: int) -> None:
+    """Raise InvalidPosition for the first position outside the tokens."""
     wrong = (positions < 0) | (positions >= tokens)
     if wrong.any():
         sample, query = divmod(int(np.argmax(wrong)), positions.shape[1])

@@ -17,3 +17,7 @@ class TraceAccess(TurboQuantError, OSError):
 
 class InvalidPosition(TurboQuantError, ValueError):
     """A query position that is negative or not inside the tokens; the message gives its coordinates."""
+
+
+class MissingExtra(TurboQuantError, ImportError):
+    """What was asked for needs a library that is an extra of this package and is not installed."""

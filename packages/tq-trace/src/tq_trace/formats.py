@@ -80,11 +80,11 @@ _MARKDOWN: Final[dict[str, Callable[[Row], str]]] = {
 def to_markdown(rows: Sequence[Row]) -> str:
     """One table, one line a file, numbers rounded to four digits."""
     lines = [list(_MARKDOWN), ["---"] * len(_MARKDOWN)]
-    lines += [[_escaped(cell(row)) for cell in _MARKDOWN.values()] for row in rows]
+    lines += [[escaped(cell(row)) for cell in _MARKDOWN.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text as Markdown shows it literally: no cell ends early, no markup or HTML of a stranger's takes effect."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|&!#~$" else c for c in visible(text))
 

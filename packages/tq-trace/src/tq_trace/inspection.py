@@ -6,17 +6,21 @@ from typing import Any
 
 from tq_trace.statistics import measure
 from tq_trace.trace import KvTrace
+from tq_trace.trace_set import TraceSet
 
 Row = dict[str, Any]
 
 
-def inspect_file(path: str | os.PathLike[str]) -> Row:
-    """One row: facts, sizes and statistics of a trace file, in values that JSON can hold.
+def inspect_file(path: str | os.PathLike[str]) -> list[Row]:
+    """A row for each layer and head of a file: facts, sizes and statistics, in values that JSON can hold.
 
     `disk_bytes` is the file, header and queries included; `float16_bytes` is what a float16 cache of the same keys and
     values takes. `keys` and `values` hold the fields of `VectorStatistics`.
     """
-    trace = KvTrace.load(path)
+    return [_row(trace, path) for trace in TraceSet.open(path)]
+
+
+def _row(trace: KvTrace, path: str | os.PathLike[str]) -> Row:
     found = measure(trace)
     return {
         "file": os.fspath(path),

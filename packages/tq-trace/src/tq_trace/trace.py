@@ -8,8 +8,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_core import CorruptData, InvalidSpec, TurboQuantError
-from tq_trace import atomic, bfloat16, checks, layout
+from tq_core import CorruptData, InvalidSpec, NotFinite, TurboQuantError
+from tq_trace import atomic, bfloat16, checks, container, layout
 from tq_trace.bfloat16 import Bfloat16
 from tq_trace.metadata import Metadata
 
@@ -34,7 +34,8 @@ class KvTrace:
 
     `keys` (samples, tokens, head_dim), `values` (samples, tokens, value_dim), `queries` (samples, query_count,
     head_dim) in float16, bfloat16, float32 or float64, all finite, each kept in its own dtype; `query_positions`
-    (samples, query_count), integers in 0..tokens-1, kept as int64. Arrays are copied and come back read-only.
+    (samples, query_count), integers in 0..tokens-1, kept as int64. Arrays are copied and come back read-only; those of
+    a file are mapped. Many layers and heads together are a `TraceSet`.
 
     Raises InvalidDtype, ShapeMismatch, NotFinite or InvalidPosition for arrays, InvalidSpec for metadata.
     """
@@ -63,14 +64,41 @@ class KvTrace:
         }
         self._adopt(tensors, metadata)
 
-    def _adopt(self, tensors: dict[str, tuple[str, NDArray[Any]]], metadata: Metadata) -> None:
-        checks.require_trace(tensors)
-        tensors["query_positions"] = ("I64", tensors["query_positions"][1].astype(np.int64, copy=False))
-        for _, array in tensors.values():
+    def _adopt(
+        self,
+        tensors: Mapping[str, tuple[str, NDArray[Any]]],
+        metadata: Metadata,
+        *,
+        origin: str = "",
+        lazy: bool = False,
+    ) -> None:
+        """Hold these tensors, which nobody else changes; with `lazy`, floats are checked when they are first used."""
+        own = dict(tensors)
+        checks.require_shapes(own)
+        checks.require_positions(own["query_positions"][1], own["keys"][1].shape[1])
+        own["query_positions"] = ("I64", own["query_positions"][1].astype(np.int64, copy=False))
+        for _, array in own.values():
             array.setflags(write=False)
-        self._tensors: layout.Stored = MappingProxyType(tensors)
+        self._tensors: layout.Stored = MappingProxyType(own)
         self._metadata = metadata
+        self._origin = origin
+        self._unchecked = set(checks.FLOATS)
         self._require_readable_header()
+        if not lazy:
+            self._check_floats()
+
+    def _check_floats(self) -> None:
+        for name in checks.FLOATS:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Raise NotFinite for a value that is not, at the first use of a tensor."""
+        if name in self._unchecked:
+            try:
+                checks.require_finite(*self._tensors[name], name)
+            except NotFinite as error:
+                raise NotFinite(f"{self._origin}: {error}" if self._origin else str(error)) from None
+            self._unchecked.discard(name)
 
     def _require_readable_header(self) -> None:
         size = len(layout.encode_header(self._tensors, self._metadata.to_strings())[0]) - 8
@@ -80,25 +108,48 @@ class KvTrace:
             )
 
     def validate(self) -> None:
-        """Check every guarantee again: an array whose memory was changed behind our back is found here."""
-        checks.require_trace(self._tensors)
+        """Check every guarantee now, again for what was checked: memory changed behind our back is found here."""
+        self._unchecked = set(checks.FLOATS)
+        checks.require_shapes(self._tensors)
+        checks.require_positions(self._tensors["query_positions"][1], self.tokens)
+        self._check_floats()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file of one layer and head, checked as construction checks; messages begin with the path.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layer: int | None = None,
+        head: int | None = None,
+        lazy: bool = True,
+    ) -> Self:
+        """Map a file; of one that holds many layers and heads, the trace at `layer` and `head`.
 
-        Raises TraceNotFound, TraceAccess, CorruptData for what is no trace file, and FormatVersion for a file of many
-        layers and heads (`layers.{i}.heads.{h}.keys` and so on), which this release does not read.
-        Reads the whole file and needs twice its size for a moment.
+        Names, dtypes, shapes and positions are checked here; that all floats are finite when a tensor is first used,
+        or here with `lazy=False`. Messages begin with the path. The file must not be edited in place meanwhile; it
+        may be deleted or replaced where the system keeps open files alive.
+        Raises TraceNotFound, TraceAccess, CorruptData for what is no trace file, and InvalidSpec for a place that is
+        not in it.
         """
-        tensors, strings = layout.read(path)
+        found = container.read(path)
+        place = _place(found, os.fspath(path), layer, head)
+        return cls._from_container(found, place, os.fspath(path), lazy=lazy)
+
+    @classmethod
+    def _from_container(cls, found: container.Container, place: layout.Place | None, path: str, *, lazy: bool) -> Self:
         trace = cls.__new__(cls)
+        origin = path if place is None else f"{path}: layer {place[0]} head {place[1]}"
+        strings = dict(found.metadata)
+        if place is not None:
+            strings |= {"layer": str(place[0]), "head": str(place[1])}
         try:
-            trace._adopt(tensors, Metadata.from_strings(strings))
+            trace._adopt(found.places[place], Metadata.from_strings(strings), origin=origin, lazy=lazy)
         except InvalidSpec as error:
-            raise CorruptData(f"{os.fspath(path)}: {error}") from error
+            raise CorruptData(f"{path}: {error}") from error
+        except NotFinite:
+            raise
         except TurboQuantError as error:
-            raise type(error)(f"{os.fspath(path)}: {error}") from error
+            raise type(error)(f"{origin}: {error}") from error
         return trace
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -108,6 +159,8 @@ class KvTrace:
         TraceAccess if the system refuses; what was at path before then still is.
         """
 
+        self._check_floats()
+
         def write(file: BinaryIO) -> None:
             layout.write(file, self._tensors, self._metadata.to_strings())
 
@@ -115,6 +168,7 @@ class KvTrace:
 
     def _floats(self, name: str, index: Any = slice(None)) -> NDArray[np.floating]:
         kind, array = self._tensors[name]
+        self._check(name)
         if kind != "BF16":
             view: NDArray[np.floating] = array[index]
             return view
@@ -252,6 +306,25 @@ class KvTrace:
     def __reduce__(self) -> tuple[Any, ...]:
         tensors = {name: (kind, array) for name, (kind, array) in self._tensors.items()}
         return _rebuild, (tensors, self._metadata.to_strings())
+
+
+def _place(found: container.Container, path: str, layer: int | None, head: int | None) -> layout.Place | None:
+    """The place asked for; InvalidSpec where it is not in the file, or where nothing is asked of a file of many."""
+    if None in found.places:
+        told = Metadata.from_strings(found.metadata) if layer is not None or head is not None else None
+        if told and (layer not in (None, told.layer) or head not in (None, told.head)):
+            raise InvalidSpec(f"{path}: holds layer {told.layer} head {told.head} alone, not {layer}, {head}")
+        return None
+    chosen = [
+        place for place in found.places if place is not None and layer in (None, place[0]) and head in (None, place[1])
+    ]
+    if len(chosen) != 1:
+        places = [place for place in found.places if place]
+        raise InvalidSpec(
+            f"{path}: holds {len(places)} traces, layers {places[0][0]}..{places[-1][0]}; give layer= and head= of one "
+            f"that is there (got {layer}, {head}), or open all with TraceSet.open"
+        )
+    return chosen[0]
 
 
 def _rebuild(tensors: dict[str, tuple[str, NDArray[Any]]], strings: dict[str, str]) -> KvTrace:

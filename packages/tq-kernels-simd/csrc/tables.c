@@ -1,0 +1,44 @@
+#include <string.h>
+
+#include "plan.h"
+
+static void split(const int16_t *words, size_t count, uint8_t *low, uint8_t *high) {
+    for (size_t i = 0; i < count; i++) {
+        low[i] = (uint8_t)words[i];
+        high[i] = (uint8_t)(words[i] >> 8);
+    }
+}
+
+/* Whether no bucket of that shift holds two thresholds; fills the buckets. */
+static int bucketed(tq_tables *tables, const tq_codebook *book, int shift) {
+    size_t count = ((size_t)1 << (book->bits - 1)) - 1, next = 0;
+    for (int i = 0; i < 16; i++) {
+        int first = i << shift, last = i < 15 ? first + (1 << shift) - 1 : 32767;
+        while (next < count && book->thresholds[next] < first) next++;
+        size_t inside = 0;
+        while (next + inside < count && book->thresholds[next + inside] < last) inside++;
+        if (inside > 1) return 0;
+        tables->bucket_below[i] = (uint8_t)next;
+        tables->bucket_tops[i] = inside ? book->thresholds[next] : 32767;
+    }
+    return 1;
+}
+
+void tq_tables_fill(tq_tables *tables, const tq_codebook *book) {
+    size_t half = (size_t)1 << (book->bits - 1);
+    memset(tables, 0, sizeof *tables);
+    for (size_t nodes = 1; nodes < half; nodes *= 2)
+        for (size_t m = 0; m < nodes; m++) tables->tree[nodes + m] = book->thresholds[half / nodes * m + half / nodes / 2 - 1];
+    memcpy(tables->levels, book->levels, half * sizeof *book->levels);
+    split(tables->tree, half, tables->tree_bytes[0], tables->tree_bytes[1]);
+    split(tables->levels, half, tables->level_bytes[0], tables->level_bytes[1]);
+    for (size_t c = 0; c < 2 * half; c++) {
+        uint32_t bits;
+        memcpy(&bits, book->centroids + c, sizeof bits);
+        for (int k = 0; k < 4; k++) tables->centroid_bytes[k][c] = (uint8_t)(bits >> 8 * k);
+    }
+    int shift = 10; /* buckets of a quarter of the deviation, within which four bits have one threshold */
+    while (shift > 6 && !bucketed(tables, book, shift)) shift--;
+    tables->bucket_shift = shift > 6 ? shift : 0;
+    split(tables->bucket_tops, 16, tables->bucket_top_bytes[0], tables->bucket_top_bytes[1]);
+}

@@ -1,0 +1,143 @@
+"""The advisor finds what a trace needs, proves it, and says when there is no answer."""
+
+import json
+from itertools import pairwise
+from math import sqrt
+
+import pytest
+
+from tq_core import InvalidSpec
+from tq_trace import advise, replay, synthetic
+from tq_trace.advise import CLOSE, additions, sides
+
+SHAPE = {"layers": 1, "kv_heads": 2, "head_dim": 64, "tokens": 256, "query_count": 16}
+
+
+def numbers(traces):
+    return sum(trace.keys.size + trace.values.size for trace in traces)
+
+
+def bits(advice):
+    """Bits of keys and of values in the advised policy."""
+    from tq_cache import CachePolicy
+
+    policy = CachePolicy.parse(advice.policy)
+    return policy.keys.bits, policy.values.bits
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Control: no structure, budget for 4 bits."""
+    traces = synthetic("isotropic", **SHAPE)
+    return traces, advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False)
+
+
+def test_a_strong_key_mean_is_removed_and_an_absent_one_is_not(plain):
+    traces = synthetic("isotropic", key_mean=5.0, **SHAPE)
+    found = advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False)
+    assert "kmean=64" in found.policy
+    without = replay(traces, [found.policy.replace(",kmean=64", "")], baselines=(), times=False).rows[1]
+    assert found.row["output_error"] < without["output_error"] / 2
+    assert "kmean" not in plain[1].policy
+
+
+def test_keys_fifty_times_longer_than_values_get_more_bits():
+    traces = synthetic("isotropic", norm_ratio=50.0, logit_std=0.0, **SHAPE)
+    keys, values = bits(advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False))
+    assert keys > values
+
+
+def test_keys_as_short_as_values_get_fewer_bits():
+    traces = synthetic("isotropic", norm_ratio=1.0, logit_std=0.0, **SHAPE)
+    keys, values = bits(advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False))
+    assert keys < values
+
+
+def test_the_proof_is_a_replay_of_the_policy_within_the_budget(plain):
+    traces, found = plain
+    assert found.row.policy == found.policy
+    assert found.row.token_bytes <= int(numbers(traces) * 4.3 / 8)
+    again = replay(traces, [found.policy], baselines=(), times=False)
+    assert again.row(found.policy).figures == found.row.figures
+    assert {"exact", "k=int8,v=int8", "k=int4,v=int4"} <= {row.policy for row in found.proof.rows}
+    assert found.proof.protocol["queries"] == 2 * SHAPE["query_count"]
+
+
+def test_the_choice_is_not_beaten_by_anything_that_was_searched(plain):
+    traces, found = plain
+    chosen = next(point for point in found.points if point.policy == found.policy)
+    within = [point for point in found.points if point.token_bytes <= int(numbers(traces) * 4.3 / 8)]
+    assert len(within) > 5
+    assert chosen.output_error <= (1 + CLOSE) * min(point.output_error for point in within)
+
+
+def test_the_frontier_rises_in_bytes_and_falls_in_error(plain):
+    edge = plain[1].frontier
+    assert len(edge) >= 3
+    assert all(a.token_bytes < b.token_bytes and a.output_error > b.output_error for a, b in pairwise(edge))
+    for point in plain[1].points:
+        beaten = any(one.token_bytes <= point.token_bytes and one.output_error < point.output_error for one in edge)
+        assert point.on_frontier != beaten or not point.on_frontier
+
+
+def test_a_bound_on_the_kl_is_kept_with_the_fewest_bytes(plain):
+    traces, _ = plain
+    found = advise(traces, max_kl=0.01, times=False)
+    chosen = next(point for point in found.points if point.policy == found.policy)
+    assert chosen.kl_mean <= 0.01
+    assert found.row["output_error_values"] <= sqrt(2 * 0.01)
+    for point in found.points:
+        if point.token_bytes < chosen.token_bytes:
+            assert point.kl_mean > 0.01 or point.output_error > sqrt(2 * 0.01)
+
+
+def test_a_larger_budget_is_never_worse(plain):
+    traces, found = plain
+    more = advise(traces, budget_bytes=int(numbers(traces) * 6.3 / 8), times=False)
+    assert more.row["output_error"] < found.row["output_error"]
+
+
+def test_two_searches_agree(plain):
+    traces, found = plain
+    again = advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False)
+    assert json.dumps(again.to_dict()["searched"]) == json.dumps(found.to_dict()["searched"])
+    assert again.policy == found.policy
+
+
+def test_progress_of_all_stages_rises_to_its_end(plain):
+    seen = []
+    advise(plain[0], max_kl=0.1, times=False, progress=lambda *told: seen.append(told))
+    shares = [done / total for done, total, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert {label.split(",")[0] for _, _, label in seen} == {"each side", "pairs and additions", "proof"}
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({}, "either budget_bytes or max_kl"),
+        ({"budget_bytes": 10, "max_kl": 0.1}, "either budget_bytes or max_kl"),
+        ({"budget_bytes": 0}, "budget_bytes is a number above 0, got 0"),
+        ({"max_kl": float("nan")}, "max_kl is a number above 0, got nan"),
+        ({"max_kl": True}, "max_kl is a number above 0, got True"),
+        ({"budget_bytes": 1000}, r"no policy holds this trace in 1,000 bytes; k=mse1,v=mse1 takes [0-9,]+"),
+        ({"max_kl": 1e-12}, r"no policy keeps the KL within 1e-12; k=mse8"),
+    ],
+)
+def test_a_goal_that_cannot_be_met_is_an_error_that_says_what_can(plain, goal, message):
+    with pytest.raises(InvalidSpec, match=message):
+        advise(plain[0], times=False, **goal)
+
+
+def test_every_store_and_addition_that_is_searched_is_a_policy():
+    from tq_cache import CachePolicy
+
+    keys, values = sides()
+    assert {"k=mse4", "k=mse4,kmean=64", "k=mse2.5"} <= set(keys)
+    assert {"v=mse1", "v=mse3.5", "v=mse8"} <= set(values)
+    for key in keys:
+        for value in values[:2]:
+            for text in additions(f"{key},{value}", 32):
+                assert CachePolicy.parse(text).resolve(32)
+    assert not any("boundary" in text for text in additions("k=mse4,v=mse4", 3))
