@@ -145,6 +145,11 @@ static void trellis(reader *in, tq_codebook *to, const header *h) {
     for (size_t i = 0; !in->fault && i < size; i++)
         if (to->levels[i] == 0 || to->levels[i] % 2 || to->levels[i] == INT16_MIN || !is_float(to->centroids[i]))
             in->fault = "a level of the trellis is 0, odd or no number";
+    if (in->fault || h->window + h->bits > TQ_PAIR_BITS) return;
+    to->pairs = array(in, h->thresholds, size << h->bits << 1, 4);
+    for (size_t i = 0; !in->fault && i < size << h->bits; i++)
+        if (to->pairs[2 * i] != to->centroids[i & (size - 1)] || to->pairs[2 * i + 1] != to->centroids[i >> h->bits])
+            in->fault = "a pair of the trellis is not what its windows say";
 }
 
 static void codebook(reader *in, tq_codebook *to, const header *h) {

@@ -17,6 +17,7 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+#define TQ_PAIR_BITS 11       /* of windows of two neighbours that have a table: 16 KiB of the first-level cache */
 #define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
 #define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
 #define TQ_MIXED_THRESHOLDS 5 /* 11 levels at most */
@@ -50,6 +51,7 @@ typedef struct tq_tables {
 typedef struct tq_codebook {
     size_t dim, bits;
     size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
+    const float *pairs;        /* trellis: the centroids of two neighbours by the window + bits bits of both, or NULL */
     tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */

@@ -335,3 +335,9 @@ def test_a_trellis_that_cannot_be_is_refused(trellis_plan, name, value, match):
 def test_numbers_that_no_trellis_holds_are_refused(trellis_plan, name, index, value, kind):
     with pytest.raises(CorruptData, match="a level of the trellis is 0, odd or no number"):
         _simd.plan(with_item(trellis_plan, name, index, value, kind))
+
+
+@pytest.mark.parametrize(("index", "value"), [(0, 9.0), (1, float("nan")), (4095, 0.0), (2048, float("inf"))])
+def test_pairs_that_are_not_those_of_their_windows_are_refused(trellis_plan, index, value):
+    with pytest.raises(CorruptData, match="a pair of the trellis is not what its windows say"):
+        _simd.plan(with_item(trellis_plan, "thresholds", index, value, "f"))

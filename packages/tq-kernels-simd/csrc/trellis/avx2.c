@@ -157,7 +157,7 @@ static unsigned backward_four(const tq_codebook *book, const int16_t *x, size_t 
 }
 
 void tq_trellis_avx2(tq_trellis_slots *slots) {
-    slots->forward = forward;
+    slots->forward = slots->forward_wide = forward;
     slots->backward[3] = backward_three; /* with two or four branches, one look at each is as fast */
     slots->backward[4] = backward_four;
 }

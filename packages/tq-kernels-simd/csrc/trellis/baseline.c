@@ -52,6 +52,7 @@ static unsigned backward(const tq_codebook *book, const int16_t *x, size_t steps
 
 #define LEVEL(j, window) out[j] = book->levels[window]
 #define CENTROID(j, window) out[j] = book->centroids[window]
+#define PAIR(j, windows) memcpy(out + (j), book->pairs + 2 * (windows), 2 * sizeof *out)
 
 static void levels(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, int16_t *out) {
     tq_circle_open(book, packed, scratch);
@@ -63,8 +64,21 @@ static void levels(const tq_codebook *book, const uint8_t *packed, uint8_t *scra
     }
 }
 
+static void pairs(const tq_codebook *book, const uint8_t *circle, float *out) {
+    switch (book->bits) {
+        case 1: TQ_EACH_PAIR(book, circle, 1, PAIR, CENTROID); break;
+        case 2: TQ_EACH_PAIR(book, circle, 2, PAIR, CENTROID); break;
+        case 3: TQ_EACH_PAIR(book, circle, 3, PAIR, CENTROID); break;
+        default: TQ_EACH_PAIR(book, circle, 4, PAIR, CENTROID);
+    }
+}
+
 static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, float *out) {
     tq_circle_open(book, packed, scratch);
+    if (book->pairs) {
+        pairs(book, scratch, out);
+        return;
+    }
     switch (book->bits) {
         case 1: TQ_EACH_WINDOW(book, scratch, 1, CENTROID); break;
         case 2: TQ_EACH_WINDOW(book, scratch, 2, CENTROID); break;
@@ -74,4 +88,4 @@ static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *s
 }
 
 const tq_trellis_slots tq_trellis_baseline = {
-    forward, {NULL, backward, backward, backward, backward}, levels, centroids};
+    forward, forward, {NULL, backward, backward, backward, backward}, levels, centroids};

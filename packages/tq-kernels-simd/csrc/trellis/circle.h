@@ -35,4 +35,16 @@ static inline uint64_t tq_circle_bits(const uint8_t *circle, size_t byte) {
         for (size_t i = 0; j + i < (book)->dim; i++) LOOK_UP(j + i, run >> i * (bits) & mask); \
     } while (0)
 
+/* Calls LOOK_UP(j, window) for pairs of neighbours, j even, with the bits of both; the last coordinates by LAST(j, window). */
+#define TQ_EACH_PAIR(book, circle, bits, LOOK_UP, LAST)                                                      \
+    do {                                                                                                     \
+        size_t mask = ((size_t)1 << ((book)->window + (bits))) - 1, whole = (book)->dim / 8 * 8, j = 0;      \
+        for (; j < whole; j += 8) {                                                                          \
+            uint64_t run = tq_circle_bits(circle, j / 8 * (bits));                                           \
+            for (size_t i = 0; i < 8; i += 2) LOOK_UP(j + i, run >> i * (bits) & mask);                      \
+        }                                                                                                    \
+        uint64_t run = j < (book)->dim ? tq_circle_bits(circle, j / 8 * (bits)) : 0;                         \
+        for (size_t i = 0; j + i < (book)->dim; i++) LAST(j + i, run >> i * (bits) & mask >> (bits));        \
+    } while (0)
+
 #endif

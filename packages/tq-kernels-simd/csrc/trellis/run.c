@@ -46,6 +46,10 @@ static void pack(const uint8_t *symbols, size_t dim, size_t bits, uint8_t *out) 
     if (place) *out = (uint8_t)held;
 }
 
+static void forward(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history) {
+    (book->nodes >= 32 ? tq_active.trellis.forward_wide : tq_active.trellis.forward)(book, x, steps, history);
+}
+
 /* The circular path of two passes: the first, begun half a turn away, finds where the second begins and ends. */
 static void walk(const tq_codebook *book, const int16_t *v, tq_trellis_scratch *of, uint8_t *out) {
     size_t dim = book->dim, nodes = book->nodes, half = dim / 2;
@@ -55,7 +59,7 @@ static void walk(const tq_codebook *book, const int16_t *v, tq_trellis_scratch *
         x[j] = x[j + dim] = (int16_t)(value > 32767 ? 32767 : value < -32768 ? -32768 : value);
     }
     memset(of->history, 0, nodes * sizeof *of->history);
-    tq_active.trellis.forward(book, x + half, dim, of->history);
+    forward(book, x + half, dim, of->history);
     const uint16_t *last = of->history + dim * nodes;
     unsigned seam = 0;
     for (unsigned n = 1; n < nodes; n++)
@@ -63,7 +67,7 @@ static void walk(const tq_codebook *book, const int16_t *v, tq_trellis_scratch *
     seam = tq_active.trellis.backward[book->bits](book, x + half, dim, dim - half, of->history, seam, of->symbols);
     memset(of->history, 0xFF, nodes * sizeof *of->history);
     of->history[seam] = 0;
-    tq_active.trellis.forward(book, x, dim, of->history);
+    forward(book, x, dim, of->history);
     tq_active.trellis.backward[book->bits](book, x, dim, 0, of->history, seam, of->symbols);
     pack(of->symbols, dim, book->bits, out);
 }

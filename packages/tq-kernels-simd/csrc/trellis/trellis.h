@@ -12,6 +12,8 @@
 typedef struct tq_trellis_slots {
     /* The history of `steps` steps from its first metrics, which the caller has set. */
     void (*forward)(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history);
+    /* The same for 32 nodes and more. */
+    void (*forward_wide)(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history);
     /* By the code's bits: symbols[step], step from steps - 1 down to stop, of the best path into `node`; returns the node before
      * `stop`. */
     unsigned (*backward[TQ_TRELLIS_BITS + 1])(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop,

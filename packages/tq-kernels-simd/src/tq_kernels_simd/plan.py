@@ -19,6 +19,7 @@ RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its in
 SKETCHES: Final = {None: 0, "gaussian": 1, "hadamard": 2}
 MIXED: Final = 9  # TQ_MIXED, TQ_MIXED_LANES and TQ_MIXED_THRESHOLDS of csrc/plan.h
 LANES: Final = 16
+PAIR_BITS: Final = 11  # TQ_PAIR_BITS of csrc/plan.h
 THRESHOLDS: Final = 5
 SIGN: Final = np.uint32(0x80000000)
 
@@ -89,6 +90,10 @@ def _bytes(
         thresholds, levels, centroids, magnitudes = _mixed(arrays, book)
     elif isinstance(book, Trellis):
         width, levels, centroids = book.bits, arrays.add(2 * book.levels), arrays.add(book.centroids)
+        if book.window + book.bits <= PAIR_BITS:
+            both = np.arange(1 << (book.window + book.bits))
+            first, second = book.centroids[both & ((1 << book.window) - 1)], book.centroids[both >> book.bits]
+            thresholds = arrays.add(np.stack([first, second], axis=1))
     elif book is not None:
         width, half = book.bits, 1 << (book.bits - 1)
         thresholds, levels = arrays.add(book.thresholds), arrays.add(book.levels[half:])
