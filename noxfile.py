@@ -14,7 +14,7 @@ nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-QUICK = ("-m", "not stats and not model and not hf")
+QUICK = ("-m", "not stats and not model and not hf and not exporters")
 ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # a file's tests share what they measure
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process a core is enough
 SIMD = "packages/tq-kernels-simd"
@@ -134,6 +134,28 @@ def hf(session: nox.Session, transformers: str) -> None:
     session.install("torch==2.13.0", f"transformers=={transformers}", "pytest", "hypothesis")
     session.install("-e", "packages/tq-core", "-e", "packages/tq-cache")
     session.run("pytest", "-m", "hf", "packages/tq-cache/tests/hf", *session.posargs)
+
+
+EXPORTERS = {  # versions that worked together; the two sets cannot share an environment
+    "optimum": ("with_optimum.py", ["transformers==4.57.6", "optimum==2.1.0", "optimum-onnx==0.1.0"]),
+    "genai": ("with_genai.py", ["transformers==5.23.0", "onnxruntime-genai==0.18.0", "onnx-ir==1.1.0"]),
+    "dynamo": ("with_dynamo.py", ["transformers==5.23.0", "onnxscript==0.7.2", "onnx-ir==1.1.0"]),
+}
+
+
+@nox.session(venv_backend="venv")  # pip, for the reason above
+@nox.parametrize("exporter", [*EXPORTERS], ids=[*EXPORTERS])
+def exporters(session: nox.Session, exporter: str) -> None:
+    """Bundles made on the spot by real exporters from random small models, then inspected, run and evaluated."""
+    script, packages = EXPORTERS[exporter]
+    session.install("torch==2.13.0", "onnx==1.23.2", "onnxruntime==1.32.0", "onnxconverter-common", *packages)
+    session.install("pytest", *(part for name in with_siblings("tq-onnx") for part in ("-e", f"packages/{name}")))
+    made = Path(session.create_tmp()) / "bundles"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("python", f"fixtures/recipes/bundles/{script}", os.fspath(made))
+    environment = ONE_THREAD | {"TQ_BUNDLES": os.fspath(made)}
+    tests = "packages/tq-onnx/tests/test_real_bundles.py"
+    session.run("pytest", "-m", "exporters", tests, *session.posargs, env=environment)
 
 
 @nox.session

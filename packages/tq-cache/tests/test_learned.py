@@ -37,6 +37,16 @@ def test_tokens_wait_for_the_last_of_the_first_and_are_quantized_together(vector
     assert cache.append(x[7:], x[7:]) == range(5, 7)
 
 
+@pytest.mark.parametrize("window", [0, 3])
+def test_the_room_of_tokens_that_waited_is_given_back(window, vectors):
+    cache = QuantizedKVCache(DIM, f"k=mse4,v=mse4,kmean=100,window={window}", capacity=110)
+    for token in vectors(100 + window, 1, DIM):
+        cache.append(token, token)
+    ledger = cache.ledger()
+    assert ledger.window == window * 2 * DIM * 4
+    assert ledger.padding == 10 * 2 * (DIM // 2 + 2)  # that of the codes alone
+
+
 def test_nothing_is_fixed_before_and_all_of_it_stays_until_clear(vectors):
     policy = "k=mse4,v=mse4x4+mse2,kmean=4,vsplit=3"
     x, others = vectors(20, DIM), vectors(20, DIM, seed=5)

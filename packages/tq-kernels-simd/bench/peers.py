@@ -3,7 +3,8 @@
 Peers are optional and imported from the environment at hand; one that is missing is said to be missing. Times are CPU
 times of the whole process, so a peer that starts threads is charged for them. Set OPENBLAS_NUM_THREADS=1,
 OMP_NUM_THREADS=1, RAYON_NUM_THREADS=1 and TQ_ISA before starting. Peers choose their own instruction sets; variables of
-theirs that forbid some (TURBOVEC_*) are recorded with the result.
+theirs that forbid some (TURBOVEC_*) are recorded with the result. In each round the bytes that a library stores are
+read once, from start to end: no search that looks at all of them takes less.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from timing import interleaved, save
 
 from tq_core import TurboQuantMSE, VectorCodec
+from tq_kernels_simd import _simd
 
 F32 = NDArray[np.float32]
 Found = NDArray[np.int64]
@@ -107,7 +109,10 @@ def measure(kind: str, rows: int, dim: int, bits: int, counts: list[int], repeat
     recalls = {name: recall(np.asarray(search(queries)), truth) for name, (search, _) in built.items()}
     for count in counts:
         some = np.ascontiguousarray(queries[:count])
-        times = interleaved({name: partial(search, some) for name, (search, _) in built.items()}, repeats)
+        cases = {name: partial(search, some) for name, (search, _) in built.items()}
+        for name, (_, size) in built.items():
+            cases[f"read {name}"] = partial(_simd.probe_read, np.ones(int(size * rows), np.uint8))
+        times = interleaved(cases, repeats)
         for name, (_, size) in built.items():
             lines.append(
                 {
@@ -120,6 +125,8 @@ def measure(kind: str, rows: int, dim: int, bits: int, counts: list[int], repeat
                     "bytes_per_vector": size,
                     "ns_per_row_and_query": times.median(name) / rows / count,
                     "spread": times.spread(name),
+                    "read_ns_per_row": times.median(f"read {name}") / rows,
+                    "times_read": times.median(name) / times.median(f"read {name}"),
                     "times_tq_auto": times.median(name) / times.median("tq auto"),
                     "recall_at_10": recalls[name],
                     "forbidden": " ".join(sorted(key for key in os.environ if key.startswith("TURBOVEC_"))),

@@ -17,6 +17,19 @@ typedef struct tq_rotation {
 enum { TQ_PLAIN, TQ_MSE, TQ_NORM, TQ_UNBIASED };
 enum { TQ_NO_SKETCH, TQ_GAUSSIAN, TQ_HADAMARD };
 
+/* Thresholds, levels and centroids in the forms that registers search and look up; what is beyond a codebook's size is 0.
+ *
+ * `tree` holds the thresholds as a binary search meets them: node 1 is the middle one, the children of node i are 2i and
+ * 2i + 1, so that the nodes of step k, by the bits found so far, begin at 2^k. `_bytes` are the low and the high bytes.
+ * Buckets are the values of |v| >> bucket_shift, 15 also what is above: `bucket_below` counts the thresholds below a bucket,
+ * `bucket_tops` is the only one inside it, or 32767. bucket_shift is 0 where no shift leaves one threshold to a bucket. */
+typedef struct tq_tables {
+    int16_t tree[128], levels[128], bucket_tops[16];
+    uint8_t tree_bytes[2][128], level_bytes[2][128], centroid_bytes[4][256];
+    uint8_t bucket_top_bytes[2][16], bucket_below[16];
+    int bucket_shift;
+} tq_tables;
+
 #define TQ_PAIR_BITS 11       /* of windows of two neighbours that have a table: 16 KiB of the first-level cache */
 #define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
 #define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
@@ -32,19 +45,6 @@ typedef struct tq_mixed {
     const float *pairs;        /* the centroids of two digits: of `low` low halves of words, then of all high halves */
     int16_t above[16], even[16]; /* by lane: the code of magnitude 0; a negative coordinate has one less where even is 1 */
 } tq_mixed;
-
-/* Thresholds, levels and centroids in the forms that registers search and look up; what is beyond a codebook's size is 0.
- *
- * `tree` holds the thresholds as a binary search meets them: node 1 is the middle one, the children of node i are 2i and
- * 2i + 1, so that the nodes of step k, by the bits found so far, begin at 2^k. `_bytes` are the low and the high bytes.
- * Buckets are the values of |v| >> bucket_shift, 15 also what is above: `bucket_below` counts the thresholds below a bucket,
- * `bucket_tops` is the only one inside it, or 32767. bucket_shift is 0 where no shift leaves one threshold to a bucket. */
-typedef struct tq_tables {
-    int16_t tree[128], levels[128], bucket_tops[16];
-    uint8_t tree_bytes[2][128], level_bytes[2][128], centroid_bytes[4][256];
-    uint8_t bucket_top_bytes[2][16], bucket_below[16];
-    int bucket_shift;
-} tq_tables;
 
 /* Of a coordinate on its own or, where window > 0, of a trellis (docs/format.md, section 10): then `levels` and `centroids`
  * have 2^window entries, indexed by window, and there is nothing else. */

@@ -240,7 +240,7 @@ def test_no_rows_and_no_queries():
 def digest():
     """Of integer scores over widths and dims: what every level must agree on to the bit."""
     found = hashlib.sha256()
-    for dim in (3, 33, 100, 128, 300, 768):
+    for dim in (3, 33, 100, 128, 300, 768, 1200):
         for bits in range(1, 9):
             for kind in (None, "hadamard"):
                 plan = plan_of(dim, bits, kind)

@@ -31,6 +31,7 @@ class Decoder:
     batch: int | None = None
     last_only: bool = False
     open_vocabulary: bool = False
+    states: tuple[str, ...] = ()  # past names of states (batch, WIDTH, 1) that add up what came before
     gain: float = 1.0  # of the key projection; large ones make keys that no float16 norm holds
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     stored: list[onnx.TensorProto] = field(default_factory=list)
@@ -49,12 +50,14 @@ class Decoder:
             hidden = self._op("Add", hidden, self._op("Gather", "places", index))
         for number in self.numbers or range(self.layers):
             hidden = self._attention(hidden, number, rng)
+        for name in self.states:
+            hidden = self._sum_so_far(hidden, name)
         self._weight("head", rng.normal(size=(WIDTH, VOCABULARY)))
         self._weight("head_first", 10 * rng.normal(size=VOCABULARY))
         logits = self._op("MatMul", hidden, "head")
-        if "num_logits_to_keep" in self.inputs:  # anything but 0 would show in the logits
-            keep = self._op("Cast", "num_logits_to_keep", to=TensorProto.FLOAT)
-            logits = self._op("Add", logits, keep)
+        for name in ("num_logits_to_keep", "logits_to_keep"):  # anything but 0 would show in the logits
+            if name in self.inputs:
+                logits = self._op("Add", logits, self._op("Cast", name, to=TensorProto.FLOAT))
         if "use_cache_branch" in self.inputs:  # a branch that does not fit the past would show too
             fits = self._op("Equal", self._op("Greater", "past_tokens", "zero"), "use_cache_branch")
             wrong = self._op("Cast", self._op("Not", fits), to=TensorProto.FLOAT)
@@ -104,6 +107,16 @@ class Decoder:
             self.nodes.append(helper.make_node("Concat", [past, new], [present], axis=2))
         return self._op("Cast", present, to=TensorProto.FLOAT)
 
+    def _sum_so_far(self, hidden: str, name: str) -> str:
+        """Adds a tenth of the sum of all tokens so far, which a state of fixed size carries from step to step."""
+        self._ints(f"{name}_axis", 1), self._ints(f"{name}_last", [-1])
+        before = self._op("Transpose", name, perm=[0, 2, 1])
+        sums = self._op("Add", self._op("CumSum", hidden, f"{name}_axis"), before)
+        self._ints(f"{name}_end", [1 << 40]), self._ints(f"{name}_one", [1])
+        last = self._op("Slice", sums, f"{name}_last", f"{name}_end", f"{name}_one")
+        self._op("Transpose", last, perm=[0, 2, 1], output=name.replace("past", "present"))
+        return self._op("Add", hidden, self._op("Mul", sums, self._float(0.1)))
+
     def _positions(self) -> None:
         """Numbers of the new tokens (rows) and of all tokens (columns), for the causal mask."""
         first = (self.numbers or (0,))[0]
@@ -133,7 +146,7 @@ class Decoder:
         batch = self.batch or "batch_size"
         shapes = {"input_ids": [batch, "sequence_length"], "attention_mask": [batch, "total"]}
         shapes |= {"position_ids": [batch, "sequence_length"], "cache_position": ["sequence_length"]}
-        shapes |= {"use_cache_branch": [1], "num_logits_to_keep": []}
+        shapes |= {"use_cache_branch": [1], "num_logits_to_keep": [], "logits_to_keep": [1]}
         found = [
             helper.make_tensor_value_info(
                 name, TensorProto.BOOL if "branch" in name else TensorProto.INT64, shapes[name]
@@ -145,6 +158,8 @@ class Decoder:
                 shape = [batch, self.kv_heads, "past_sequence_length", dim]
                 name = f"past_key_values.{number}.{part}"
                 found.append(helper.make_tensor_value_info(name, FLOATS[self.dtype], shape))
+        state = [batch, WIDTH, 1]
+        found += [helper.make_tensor_value_info(name, TensorProto.FLOAT, state) for name in self.states]
         return sorted(found, key=lambda one: self.order.index(one.name) if one.name in self.order else len(self.order))
 
     def _graph_outputs(self) -> list[onnx.ValueInfoProto]:
@@ -155,6 +170,9 @@ class Decoder:
                 shape = ["batch_size", self.kv_heads, "total", dim]
                 name = f"present.{number}.{part}"
                 found.append(helper.make_tensor_value_info(name, FLOATS[self.dtype], shape))
+        for name in self.states:
+            shape = ["batch_size", WIDTH, 1]
+            found.append(helper.make_tensor_value_info(name.replace("past", "present"), TensorProto.FLOAT, shape))
         return found
 
     def _op(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:

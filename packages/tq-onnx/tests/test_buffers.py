@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tq_onnx.buffers import StepInputs, TurnBuffer
+from tq_onnx.buffers import TurnBuffer
+from tq_onnx.feeds import StepInputs
 
 
 def test_views_are_contiguous_and_share_memory() -> None:
@@ -56,7 +57,6 @@ def test_mask_grows_and_stays_ones() -> None:
 
 
 def test_positions_go_on_where_the_past_ends() -> None:
-    batched = StepInputs(2).positions(5, 8, "int64", batched=True)
+    batched = StepInputs(2).positions(5, 8, "int64")
     assert batched.tolist() == [[5, 6, 7], [5, 6, 7]]
     assert batched.flags.c_contiguous
-    assert StepInputs(2).positions(5, 8, "int32", batched=False).tolist() == [5, 6, 7]

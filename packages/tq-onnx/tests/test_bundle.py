@@ -111,13 +111,6 @@ def test_missing_required_file(build, name: str) -> None:
         Bundle.open(folder)
 
 
-def test_genai_bundle_is_refused_clearly(build) -> None:
-    folder = build()
-    (folder / "config.json").rename(folder / "genai_config.json")
-    with pytest.raises(UnsupportedBundle, match="onnxruntime-genai builder are not read"):
-        Bundle.open(folder)
-
-
 @pytest.mark.parametrize("variant", ["../q4", "q4/..", "", "x" * 33, "q4\n"])
 def test_variant_is_no_path(build, variant: str) -> None:
     folder = build()
@@ -143,7 +136,7 @@ def test_bad_threads(build, threads: object) -> None:
         ('{"max_position_embeddings": "many"}', "must be a positive number, got 'many'"),
         ('{"bos_token_id": -1}', "bos_token_id must be a token id"),
         ('{"eos_token_id": [1, "end"]}', "eos_token_id must be a token id or a list"),
-        (" " * (17 << 20), "more than the 16777216 of any config"),
+        (" " * (17 << 20), "more than the 16777216 of any real one"),
     ],
 )
 def test_broken_config(build, content: str, match: str) -> None:
@@ -259,8 +252,9 @@ def test_missing_external_data(build) -> None:
         Bundle.open(folder)
 
 
-def test_linked_model_with_external_data_is_refused(build, tmp_path: Path) -> None:
-    folder, elsewhere = build(), tmp_path / "elsewhere"
+def test_linked_model_with_external_data_is_refused(build) -> None:
+    folder = build()
+    elsewhere = folder / "elsewhere"
     make_external(folder, "weights.bin")
     elsewhere.mkdir()
     (folder / "model.onnx").rename(elsewhere / "model.onnx")

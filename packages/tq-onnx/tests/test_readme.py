@@ -55,7 +55,7 @@ def test_committed_figures_were_made_by_the_command_they_name(committed) -> None
 def test_python_of_the_readme_runs(text, trained: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(trained.parents[2])
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(compile("\n".join(blocks), str(README), "exec"), {})
     out = capsys.readouterr().out
     assert out.startswith("2 64 512\n")
@@ -65,6 +65,6 @@ def test_python_of_the_readme_runs(text, trained: Path, monkeypatch, capsys) -> 
 def test_commands_of_the_readme_parse(text) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     commands = [shlex.split(line) for line in "".join(blocks).splitlines() if line.startswith("tq-onnx ")]
-    assert len(commands) == 5
+    assert len(commands) == 9
     for _, name, *arguments in commands:
         assert cli.commands[name].make_context(name, arguments).params["bundle"]

@@ -1,5 +1,6 @@
 """Decoding step by step: against one full run of the graph, and against a naive loop that quantizes everything."""
 
+import json
 import tracemalloc
 from typing import Any
 
@@ -10,7 +11,7 @@ from onnx import numpy_helper
 
 from tq_cache import CachePolicy, DecoderCache
 from tq_core import InvalidDtype, InvalidSpec, NotFinite, ScaleRange, ShapeMismatch, TurboQuantError
-from tq_onnx import Bundle, DecoderRunner, StepFailed, UnsupportedBundle
+from tq_onnx import Bundle, DecoderRunner, StepFailed, UnsupportedBundle, inspection
 
 FORMS = [
     pytest.param({}, id="mask-and-positions"),
@@ -22,6 +23,8 @@ FORMS = [
     pytest.param({"numbers": (1, 5, 6), "kv_heads": 1}, id="holes-in-layers"),
     pytest.param({"dtype": "float16"}, id="float16-cache"),
     pytest.param({"dtype": "float16", "logits": "float16"}, id="float16-throughout"),
+    pytest.param({"numbers": (2, 4), "states": ("past_conv.0", "past.1.conv")}, id="hybrid"),
+    pytest.param({"inputs": ("logits_to_keep", "attention_mask", "position_ids")}, id="logits-to-keep"),
 ]
 
 POLICIES = [
@@ -54,6 +57,8 @@ class Naive:
         for layer in facts.layers:
             for name, dim in ((layer.past_key, facts.key_dim), (layer.past_value, facts.value_dim)):
                 self.past[name] = np.zeros((batch, facts.kv_heads, 0, dim), facts.cache_dtype)
+        for state in facts.states:
+            self.past[state.past] = np.zeros((batch, *state.shape), state.dtype)
         self.cache = None
         if policy is not None:
             sizes = (len(facts.layers), facts.kv_heads, facts.key_dim)
@@ -68,6 +73,7 @@ class Naive:
             "cache_position": positions,
             "use_cache_branch": np.array([self.length > 0]),
             "num_logits_to_keep": np.array(0),
+            "logits_to_keep": np.zeros(1, np.int64),
         }
         feeds = {name: values[name] for name in self.bundle.signature.optional}
         outputs = [output.name for output in self.bundle.session().get_outputs()]
@@ -78,6 +84,8 @@ class Naive:
             if self.cache is not None:
                 keys, values = self.cache.update(keys[:, :, -count:], values[:, :, -count:], index)
             self.past[layer.past_key], self.past[layer.past_value] = keys, values
+        for state in self.bundle.signature.states:
+            self.past[state.past] = by_name[state.present]
         self.length = total
         return by_name["logits"].astype(np.float32)
 
@@ -92,6 +100,23 @@ def test_exact_steps_equal_one_full_run(build, fields: dict[str, Any]) -> None:
     assert full.std() > 1
     half = "float16" in (bundle.signature.cache_dtype, bundle.signature.logits_dtype)
     np.testing.assert_allclose(found, full, atol=5e-2 if half else 1e-4)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("gemma3_text", 1), ("paligemma", 1), ("gemma2", 0), (None, 0)])
+def test_positions_count_from_one_where_the_family_demands_it(build, kind: str | None, first: int) -> None:
+    folder = build()
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "max_position_embeddings": 60}))
+    bundle, ids = Bundle.open(folder), ids_of(2, 9)
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": np.ones((2, 9), np.int64),
+        "position_ids": np.tile(np.arange(first, first + 9), (2, 1)),
+    }
+    for layer in bundle.signature.layers:
+        feeds |= {name: np.zeros((2, 2, 0, 8), np.float32) for name in (layer.past_key, layer.past_value)}
+    expected = bundle.session().run(["logits"], feeds)[0]
+    np.testing.assert_allclose(stepwise(DecoderRunner(bundle, batch=2), ids), expected, atol=1e-4)
+    assert inspection(bundle)["first_position"] == first
 
 
 @pytest.mark.parametrize("fields", FORMS)

@@ -120,6 +120,11 @@ class Layer:
         twin.groups = tuple(Group(heads, keys.fork(), values.fork()) for heads, keys, values in self.groups)
         return twin
 
+    def trim(self) -> None:
+        """Give back the room that more exact tokens took than there are now."""
+        for side in self.sides():
+            side.recent.trim()
+
     def open(self) -> None:
         """Verify what was loaded from a file and not yet read."""
         for side in self.sides():

@@ -35,9 +35,14 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         ]
     for side, ready in work:
         side.reserve(ready)
+    learning = [layer for layer in layers if not layer.is_ready]
     for side, ready in work:
         side.commit(ready)
-    return [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
+    quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
+    for layer in learning:
+        if layer.is_ready:  # nothing waits any more
+            layer.trim()
+    return quantized
 
 
 def keys(layers: Sequence[Layer], start: int, stop: int) -> F32:

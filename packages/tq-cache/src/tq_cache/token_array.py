@@ -71,6 +71,11 @@ class TokenArray:
         """Forget the last tokens."""
         self._length -= tokens
 
+    def trim(self) -> None:
+        """Give back all room without tokens."""
+        self._held = self.view.copy()
+        self._start, self._shared = 0, False
+
     def widen(self, dtype: "np.dtype[Any]") -> None:
         """Change to a wider dtype of the same kind, without loss."""
         if dtype != self._held.dtype:

@@ -8,7 +8,7 @@ pytest.importorskip("transformers", reason="torch and transformers are not insta
 
 from transformers import Cache  # noqa: E402
 
-from tq_cache import PolicyMismatch  # noqa: E402
+from tq_cache import DecoderCache, PolicyMismatch  # noqa: E402
 from tq_cache.hf import TurboQuantCache  # noqa: E402
 from tq_cache.hf.cache import CROP_COUNTS_REMOVED  # noqa: E402
 from tq_core import NotFinite, ShapeMismatch  # noqa: E402
@@ -126,8 +126,21 @@ def test_crop_and_update_again_gives_what_was_never_cropped():
         assert np.array_equal(a, b), name
 
 
-def test_only_a_window_makes_a_crop_leave_traces():
+def test_heads_of_their_own_and_key_means_work_as_in_the_cache_behind():
+    policy = "k=mse4,v=mse3,kmean=4,head1.k=mse8"
+    cache, plain = TurboQuantCache(policy), DecoderCache(1, 2, 32, policy, batch=2)
+    for step, tokens in enumerate((3, 4)):
+        new = list(states(2, tokens, seed=step))
+        keys, values = cache.update(*new, 0)
+        plain.append(new[0].numpy(), new[1].numpy(), 0)
+    assert np.array_equal(keys.numpy(), plain.keys(0))
+    assert np.array_equal(values.numpy(), plain.values(0))
+    assert not np.array_equal(keys.numpy()[:, :, :3], next(states(2, 3)).numpy())
+
+
+def test_only_a_window_and_what_is_learned_make_a_crop_leave_traces():
     assert filled().is_croppable
+    assert not filled(policy="k=mse4,v=mse4,kmean=4").is_croppable
     assert not filled(policy="k=mse4,v=mse4,window=4").is_croppable
 
 
@@ -170,7 +183,6 @@ def test_layers_without_a_config_come_as_they_are_met():
     cache = filled(layers=4)
     assert cache.decoder.layers == 4
     assert [cache.get_seq_length(layer) for layer in range(4)] == [5, 5, 5, 5]
-    from tq_cache import DecoderCache
 
     known = DecoderCache(4, 2, 32, POLICY, batch=2)
     for layer in range(4):

@@ -140,7 +140,7 @@ static void float_case(size_t length, size_t count) {
 }
 
 void tq_compare_score_slots(const tq_table *table) {
-    static const size_t chunks[] = {1, 2, 3, 4, 6, 8}, lengths[] = {32, 64, 96, 160, 1024, 1056, 2080};
+    static const size_t chunks[] = {1, 2, 3, 4, 6, 8, 16, 18}, lengths[] = {32, 64, 96, 160, 1024, 1056, 2080};
     tested = &table->score;
     tq_random_start(0x9E3779B97F4A7C15);
     for (size_t bits = 1; bits <= 4; bits++)

@@ -6,7 +6,7 @@ would copy it.
 """
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,26 +55,35 @@ class TurnBuffer:
         return self._flats[which][: tokens * self._row].reshape(batch, heads, tokens, dim)
 
 
-class StepInputs:
-    """Arrays for `attention_mask` and positions of any step; prefixes of arrays that only ever grow."""
+class StateBuffer:
+    """A state of fixed size `(batch, *shape)` in two arrays that take turns; it starts at zeros."""
 
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
-        self._ones: dict[str, NDArray[np.integer]] = {}
+    def __init__(self, batch: int, shape: tuple[int, ...], dtype: str) -> None:
+        self._arrays = [np.zeros((batch, *shape), dtype) for _ in range(2)]
+        self._current = 0
 
-    def attention_mask(self, tokens: int, dtype: str) -> NDArray[np.integer]:
-        """(batch, tokens) of ones: past and new tokens, none of them padding."""
-        needed = self._batch * tokens
-        ones = self._ones.get(dtype)
-        if ones is None or ones.size < needed:
-            ones = np.ones(max(needed, 2 * (0 if ones is None else ones.size)), dtype)
-            self._ones[dtype] = ones
-        return ones[:needed].reshape(self._batch, tokens)
+    @property
+    def past(self) -> NDArray[Any]:
+        """The state that the last step left."""
+        return self._arrays[self._current]
 
-    def positions(self, start: int, stop: int, dtype: str, *, batched: bool) -> NDArray[np.integer]:
-        """start..stop-1 as (batch, tokens), or as (tokens,)."""
-        row = np.arange(start, stop, dtype=dtype)
-        return np.ascontiguousarray(np.broadcast_to(row, (self._batch, stop - start))) if batched else row
+    @property
+    def target(self) -> NDArray[Any]:
+        """Room for the state that the next step leaves."""
+        return self._arrays[1 - self._current]
+
+    def turn(self) -> None:
+        """Make the target the past."""
+        self._current = 1 - self._current
+
+    def clear(self) -> None:
+        """Back to zeros."""
+        self.past[...] = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state, once."""
+        return self.past.nbytes
 
 
 def flat_bytes(batch: int, heads: int, dims: int, tokens: int, dtype: str) -> int:

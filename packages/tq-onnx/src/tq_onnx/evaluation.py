@@ -16,6 +16,7 @@ from tq_cache import CachePolicy
 from tq_core import InvalidSpec, NotFinite
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import InvalidText
+from tq_onnx.packed import refuse_mixed_forms
 from tq_onnx.report import Report, Row, figures_of, versions
 from tq_onnx.runner import DecoderRunner
 from tq_onnx.scores import Scores, summary
@@ -37,6 +38,9 @@ DEFAULT_POLICIES: Final = (
     "k=absmax8,v=absmax8",
     "k=absmax4,v=absmax4",
 )
+
+TOKENS: Final = 448
+SCORE_FROM: Final = 64
 
 # Logits of the exact run are kept for all rows; a group of windows takes at most this much, if one window does.
 LARGEST_REFERENCE_BYTES: Final = 256 << 20
@@ -79,10 +83,10 @@ def evaluate(
     policies: Sequence[str | CachePolicy] = DEFAULT_POLICIES,
     *,
     text: str,
-    tokens: int = 448,
+    tokens: int | None = None,
     windows: int = 8,
     batch: int = 8,
-    score_from: int = 64,
+    score_from: int | None = None,
     seeds: Sequence[int] = (0,),
     mode: str = "reconstruct",
     backend: str = "auto",
@@ -91,14 +95,18 @@ def evaluate(
 ) -> Report:
     """A report with the exact row and one row for each policy, all fed the same tokens, one a step.
 
-    `text` is cut into `windows` windows of `tokens` tokens, evenly over its length; positions `score_from` on are
-    scored. `batch` windows run together, fewer where the exact logits would take more than LARGEST_REFERENCE_BYTES.
+    `text` is cut into `windows` windows of `tokens` tokens (448, or the model's context where that is less), evenly
+    over its length; positions `score_from` on are scored (64, or a quarter of shorter windows). `batch` windows run
+    together, fewer where the exact logits would take more than LARGEST_REFERENCE_BYTES.
     Several `seeds` are averaged. Everything that can be refused is refused before the first step.
     """
     if mode != "reconstruct":
         raise InvalidSpec(f"evaluate measures policies in mode 'reconstruct', got {mode!r}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise InvalidSpec(f"seeds must be one or more different numbers, got {list(seeds)}")
+    refuse_mixed_forms(bundle.signature)
+    tokens = min(TOKENS, bundle.context or TOKENS) if tokens is None else tokens
+    score_from = max(1, min(SCORE_FROM, tokens // 4)) if score_from is None else score_from
     resolved = [CachePolicy.parse(policy).resolve(len(bundle.signature.layers)) for policy in policies]
     plan = _plan(bundle, text, tokens, windows, batch, score_from, threads)
     for seed in seeds:  # what the model's dims or this machine cannot do fails here
@@ -233,7 +241,8 @@ def _held(runner: DecoderRunner) -> dict[str, Any]:
     return {
         "cache_bytes": total,
         "exact_bytes": runner.exact_bytes("float16"),
-        "bits_per_value": 8 * (total - items.get("tables", 0)) / values,
+        "state_bytes": runner.state_bytes,
+        "bits_per_value": 8 * (total - items.get("tables", 0) - runner.state_bytes) / values,
         "nominal_bits_per_value": 8 * codes / coded if coded else None,
         "float_buffer_bytes": runner.float_bytes,
         "ledger": items,

@@ -1,19 +1,16 @@
-"""Reads a decoder's signature from session metadata: which inputs are caches, which are optional, which are unknown.
+"""The signature of a decoder: everything a runner needs to know of its graph, or a refusal that names the tensor."""
 
-Configs lie about heads, dims and dtypes; the session does not. Axes are known by their number (0 batch, 1 heads,
-2 length, 3 head_dim), never by the names of their symbols, which exporters choose freely.
-"""
-
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from tq_onnx.cache_inputs import LARGEST_AXIS, CacheInput, Tensor, classify
 from tq_onnx.errors import UnsupportedBundle
+from tq_onnx.names import Names
 
-CACHE_DTYPES: Final = ("float32", "float16")
 LOGIT_DTYPES: Final = ("float32", "float16")
 INDEX_DTYPES: Final = ("int64", "int32")
+LARGEST_BATCH: Final = 1 << 12  # that a graph may insist on
 
 # Inputs that a runner knows how to fill, with the ranks and dtypes it fills them in.
 OPTIONAL: Final[Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]] = {
@@ -22,126 +19,112 @@ OPTIONAL: Final[Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]] = {
     "cache_position": ((1,), INDEX_DTYPES),
     "use_cache_branch": ((1,), ("bool",)),
     "num_logits_to_keep": ((0, 1), INDEX_DTYPES),
+    "logits_to_keep": ((0, 1), INDEX_DTYPES),
 }
-
-_PAST = re.compile(r"past(?:_key_values)?\.(\d{1,6})\.(key|value)")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A graph input or output as the session declares it; a symbolic axis is a string or None."""
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        axes = ", ".join("?" if axis is None else str(axis) for axis in self.shape)
-        return f"{self.name!r} ({self.dtype} [{axes}])"
-
-
-@dataclass(frozen=True)
-class CacheInput:
-    """One `past*` input and what it is.
-
-    kind: "float" (a growing float cache, which can be quantized), "state" (no growing axis), "integer" (already
-    quantized) or "other". `reason` says why it is not "float"; the remaining fields are set where kind is "float".
-    """
-
-    tensor: Tensor
-    kind: str
-    reason: str = ""
-    layer: int = -1
-    part: str = ""
-    present: str = ""
+UNBATCHED: Final = ("cache_position", "use_cache_branch", "num_logits_to_keep", "logits_to_keep")
 
 
 @dataclass(frozen=True)
 class LayerTensors:
-    """Names of one layer's cache tensors, and the number that the graph gives the layer (there may be holes)."""
+    """One layer's cache tensors, and the number that the graph gives the layer (there may be holes)."""
 
     number: int
     past_key: str
     past_value: str
     present_key: str
     present_value: str
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """kv_heads, key_dim and value_dim."""
+        return self.kv_heads, self.key_dim, self.value_dim
+
+
+@dataclass(frozen=True)
+class StateTensors:
+    """A state of fixed size, carried from step to step; `shape` without the batch."""
+
+    past: str
+    present: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What configs say, for what the graph leaves open; None where they are silent too."""
+
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    names: Names = field(default_factory=Names)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Everything a runner needs to know about a plain decoder with float caches."""
+    """Everything a runner needs to know about a decoder with float caches.
+
+    `kv_heads`, `key_dim` and `value_dim` are those of the first layer; `is_uniform` says whether all layers have them.
+    `guessed` names the cache inputs of which a dim came from a config and waits to be proved by a step.
+    """
 
     layers: tuple[LayerTensors, ...]
-    kv_heads: int
-    key_dim: int
-    value_dim: int
+    states: tuple[StateTensors, ...]
     cache_dtype: str
+    ids_name: str
     ids_dtype: str
+    logits_name: str
     logits_dtype: str
     vocabulary: int | None  # None where the graph leaves that axis open
     fixed_batch: int | None  # None where any batch will do
-    optional: Mapping[str, Tensor]
+    optional: Mapping[str, Tensor]  # by usual name
+    guessed: tuple[str, ...] = ()
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.layers[0].kv_heads
+
+    @property
+    def key_dim(self) -> int:
+        """Numbers in a key."""
+        return self.layers[0].key_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Numbers in a value."""
+        return self.layers[0].value_dim
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers have the same heads and dims."""
+        return len({layer.form for layer in self.layers}) == 1
+
+    @property
+    def values_per_token(self) -> int:
+        """Numbers that one token of one sequence adds to the cache."""
+        return sum(layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
 
 
-def classify(tensor: Tensor, outputs: Mapping[str, Tensor]) -> CacheInput:
-    """What a `past*` input is, from metadata alone."""
-    name, shape = tensor.name, tensor.shape
-    if tensor.dtype in ("int8", "uint8"):
-        return CacheInput(tensor, "integer", "this bundle already quantizes its cache")
-    if ".encoder." in name or ".decoder." in name:
-        return CacheInput(tensor, "other", "the cache of an encoder-decoder")
-    if name.endswith(".key_value"):
-        return CacheInput(tensor, "other", "one tensor for keys and values together; export the model again")
-    match = _PAST.fullmatch(name)
-    if match is None:
-        fixed = len(shape) > 0 and all(isinstance(axis, int) for axis in shape[1:])
-        if fixed:
-            return CacheInput(tensor, "state", "a state of fixed size, as hybrid models carry")
-        return CacheInput(tensor, "other", "not named past_key_values.N.key or past_key_values.N.value")
-    if len(shape) != 4:
-        return CacheInput(tensor, "other", f"rank {len(shape)}, expected 4: batch, heads, length, head_dim")
-    if isinstance(shape[2], int):
-        return CacheInput(tensor, "state", "no growing axis: its length is fixed")
-    if tensor.dtype not in CACHE_DTYPES:
-        return CacheInput(tensor, "other", f"a cache of {tensor.dtype}, expected {' or '.join(CACHE_DTYPES)}")
-    for axis, what in ((1, "number of heads"), (3, "head_dim")):
-        size = shape[axis]
-        if not isinstance(size, int) or size < 1:
-            return CacheInput(tensor, "other", f"its {what} is open (axis {axis}), expected a positive number")
-    layer, part = int(match[1]), match[2]
-    return _with_present(tensor, layer, part, outputs)
-
-
-def _with_present(tensor: Tensor, layer: int, part: str, outputs: Mapping[str, Tensor]) -> CacheInput:
-    """The cache input joined to the output that carries its new state."""
-    names = (f"present.{layer}.{part}", f"present_key_values.{layer}.{part}")
-    present = next((outputs[name] for name in names if name in outputs), None)
-    if present is None:
-        return CacheInput(tensor, "other", f"no output {' or '.join(names)} carries it on")
-    if present.dtype != tensor.dtype or len(present.shape) != 4:
-        return CacheInput(tensor, "other", f"its output {present} has another dtype or rank")
-    for axis in (1, 3):
-        size = present.shape[axis]
-        if isinstance(size, int) and size != tensor.shape[axis]:
-            return CacheInput(tensor, "other", f"its output {present} differs on axis {axis}")
-    if isinstance(present.shape[2], int):
-        return CacheInput(tensor, "other", f"its output {present} has a fixed length and drops old tokens")
-    return CacheInput(tensor, "float", "", layer, part, present.name)
-
-
-def read_signature(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Signature:
-    """The signature of a plain decoder, or UnsupportedBundle naming the tensor that is in the way."""
-    by_name = {tensor.name: tensor for tensor in outputs}
+def read_signature(inputs: Sequence[Tensor], outputs: Sequence[Tensor], hints: Hints | None = None) -> Signature:
+    """The signature of a decoder, or UnsupportedBundle naming the tensor that is in the way."""
+    hints = hints or Hints()
+    names, by_name = hints.names, {tensor.name: tensor for tensor in outputs}
     ids: Tensor | None = None
     optional: dict[str, Tensor] = {}
     caches: list[CacheInput] = []
     for tensor in inputs:
-        if tensor.name.startswith("past"):
-            caches.append(_float_cache(classify(tensor, by_name)))
-        elif tensor.name == "input_ids":
+        usual = names.usual(tensor.name)
+        if names.is_cache(tensor.name):
+            caches.append(_carried(classify(tensor, by_name, names)))
+        elif usual == "input_ids":
             ids = _known(tensor, (2,), INDEX_DTYPES)
-        elif tensor.name in OPTIONAL:
-            optional[tensor.name] = _known(tensor, *OPTIONAL[tensor.name])
+        elif usual in OPTIONAL:
+            optional[usual] = _known(tensor, *OPTIONAL[usual])
+        elif "encoder" in tensor.name:
+            raise UnsupportedBundle(f"input {tensor} comes from the encoder of a model; only decoders alone are run")
         else:
             raise UnsupportedBundle(
                 f"input {tensor} is unknown; a decoder takes input_ids, past_key_values.N.key/value and, "
@@ -149,37 +132,36 @@ def read_signature(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Signa
             )
     if ids is None:
         raise UnsupportedBundle("the graph has no input 'input_ids'; export a text decoder that takes token ids")
-    if not caches:
+    growing = [cache for cache in caches if cache.kind == "float"]
+    if not growing:
         raise UnsupportedBundle(
             "the graph has no past_key_values.N.key/value inputs, so there is no cache to quantize; "
             "export it with its past (task text-generation-with-past)"
         )
-    logits = by_name.get("logits")
-    if logits is None:
-        raise UnsupportedBundle(f"the graph has no output 'logits'; its outputs are {', '.join(map(repr, by_name))}")
-    if len(logits.shape) != 3 or logits.dtype not in LOGIT_DTYPES:
-        raise UnsupportedBundle(f"output {logits} must be {' or '.join(LOGIT_DTYPES)} [batch, tokens, vocabulary]")
-    layers = _layers(caches)
-    key, value = (_uniform([cache for cache in caches if cache.part == part]) for part in ("key", "value"))
-    if key.shape[1] != value.shape[1] or key.dtype != value.dtype:
-        raise UnsupportedBundle(f"input {key} and input {value} differ in heads or dtype")
-    vocabulary, batch = logits.shape[2], _fixed_batch([ids, *optional.values(), *(cache.tensor for cache in caches)])
+    logits = _logits(names, by_name)
+    guessed = tuple(cache.tensor.name for cache in growing if cache.heads is None or cache.dim is None)
+    layers = _layers([_completed(cache, hints) for cache in growing])
+    for cache in growing[1:]:
+        if cache.tensor.dtype != growing[0].tensor.dtype:
+            raise UnsupportedBundle(f"input {cache.tensor} and input {growing[0].tensor} differ in dtype")
+    vocabulary = logits.shape[2]
     return Signature(
         layers=layers,
-        kv_heads=_size(key, 1),
-        key_dim=_size(key, 3),
-        value_dim=_size(value, 3),
-        cache_dtype=key.dtype,
+        states=tuple(_state(cache) for cache in caches if cache.kind == "state"),
+        cache_dtype=growing[0].tensor.dtype,
+        ids_name=ids.name,
         ids_dtype=ids.dtype,
+        logits_name=logits.name,
         logits_dtype=logits.dtype,
         vocabulary=vocabulary if isinstance(vocabulary, int) else None,
-        fixed_batch=batch,
+        fixed_batch=_fixed_batch([ids, *optional.values(), *(cache.tensor for cache in caches)], names),
         optional=optional,
+        guessed=guessed,
     )
 
 
-def _float_cache(cache: CacheInput) -> CacheInput:
-    if cache.kind != "float":
+def _carried(cache: CacheInput) -> CacheInput:
+    if cache.kind not in ("float", "state"):
         raise UnsupportedBundle(f"input {cache.tensor} cannot be compressed: {cache.reason}")
     return cache
 
@@ -192,45 +174,81 @@ def _known(tensor: Tensor, ranks: tuple[int, ...], dtypes: tuple[str, ...]) -> T
     return tensor
 
 
+def _logits(names: Names, outputs: Mapping[str, Tensor]) -> Tensor:
+    name = names.own.get("logits", "logits")
+    logits = outputs.get(name)
+    if logits is None:
+        raise UnsupportedBundle(f"the graph has no output {name!r}; its outputs are {', '.join(map(repr, outputs))}")
+    if len(logits.shape) != 3 or logits.dtype not in LOGIT_DTYPES:
+        raise UnsupportedBundle(f"output {logits} must be {' or '.join(LOGIT_DTYPES)} [batch, tokens, vocabulary]")
+    vocabulary = logits.shape[2]
+    if isinstance(vocabulary, int) and not 1 <= vocabulary < 1 << 31:
+        raise UnsupportedBundle(f"output {logits} has a vocabulary that no tokenizer has")
+    return logits
+
+
+def _completed(cache: CacheInput, hints: Hints) -> CacheInput:
+    """The cache with what the graph leaves open taken from the configs; a step proves it later."""
+    changes: dict[str, Any] = {}
+    for name, hint, what, axis in (
+        ("heads", hints.kv_heads, "number of heads", 1),
+        ("dim", hints.head_dim, "head_dim", 3),
+    ):
+        if getattr(cache, name) is None:
+            if hint is None or not 1 <= hint <= LARGEST_AXIS:
+                said = "no config says it" if hint is None else f"the config says {hint}"
+                raise UnsupportedBundle(
+                    f"input {cache.tensor} cannot be compressed: its {what} is open (axis {axis}) and {said}; "
+                    f"expected 1..{LARGEST_AXIS}"
+                )
+            changes[name] = hint
+    return CacheInput(**(vars(cache) | changes))
+
+
 def _layers(caches: Sequence[CacheInput]) -> tuple[LayerTensors, ...]:
     """Key and value of each layer joined, in the order of their numbers."""
     parts: dict[int, dict[str, CacheInput]] = {}
     for cache in caches:
-        parts.setdefault(cache.layer, {})[cache.part] = cache
+        twin = parts.setdefault(cache.layer, {}).setdefault(cache.part, cache)
+        if twin is not cache:
+            raise UnsupportedBundle(f"input {cache.tensor} and input {twin.tensor} are one layer's {cache.part} both")
     joined = []
     for number, pair in sorted(parts.items()):
         for part, other in (("key", "value"), ("value", "key")):
             if part not in pair:
                 raise UnsupportedBundle(f"input {pair[other].tensor} has no {part} beside it for layer {number}")
         key, value = pair["key"], pair["value"]
-        joined.append(LayerTensors(number, key.tensor.name, value.tensor.name, key.present, value.present))
+        if key.heads != value.heads:
+            raise UnsupportedBundle(f"input {key.tensor} and input {value.tensor} differ in heads")
+        assert key.heads is not None
+        assert key.dim is not None
+        assert value.dim is not None
+        joined.append(
+            LayerTensors(
+                number, key.tensor.name, value.tensor.name, key.present, value.present, key.heads, key.dim, value.dim
+            )
+        )
     return tuple(joined)
 
 
-def _uniform(caches: Sequence[CacheInput]) -> Tensor:
-    """One tensor that stands for all of them, or UnsupportedBundle for the first that differs."""
-    first = caches[0].tensor
-    for cache in caches[1:]:
-        tensor = cache.tensor
-        if tensor.dtype != first.dtype or (tensor.shape[1], tensor.shape[3]) != (first.shape[1], first.shape[3]):
-            raise UnsupportedBundle(f"input {tensor} differs from input {first}; all layers must have one form")
-    return first
+def _state(cache: CacheInput) -> StateTensors:
+    shape = tuple(axis for axis in cache.tensor.shape[1:] if isinstance(axis, int))
+    return StateTensors(cache.tensor.name, cache.present, shape, cache.tensor.dtype)
 
 
-def _fixed_batch(tensors: Sequence[Tensor]) -> int | None:
+def _fixed_batch(tensors: Sequence[Tensor], names: Names) -> int | None:
     """The batch that the graph insists on, or None."""
     fixed: Tensor | None = None
     for tensor in tensors:
-        if not tensor.shape or tensor.name in ("cache_position", "use_cache_branch", "num_logits_to_keep"):
+        if not tensor.shape or names.usual(tensor.name) in UNBATCHED:
             continue
         if isinstance(tensor.shape[0], int):
             if fixed is not None and fixed.shape[0] != tensor.shape[0]:
                 raise UnsupportedBundle(f"input {fixed} and input {tensor} insist on different batches")
             fixed = tensor
-    return None if fixed is None else _size(fixed, 0)
-
-
-def _size(tensor: Tensor, axis: int) -> int:
-    size = tensor.shape[axis]
-    assert isinstance(size, int)
-    return size
+    if fixed is None:
+        return None
+    batch = fixed.shape[0]
+    if not isinstance(batch, int) or not 1 <= batch <= LARGEST_BATCH:
+        raise UnsupportedBundle(f"input {fixed} insists on a batch of {batch}, expected 1..{LARGEST_BATCH}")
+    return batch

@@ -1,6 +1,6 @@
 """Decodes step by step with the cache in one of its modes; the same steps in every mode, so that runs compare."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -8,14 +8,16 @@ from numpy.typing import ArrayLike, NDArray
 from onnxruntime import OrtValue  # type: ignore[import-untyped]
 
 from tq_cache import CachePolicy, DecoderCache
-from tq_core import InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
-from tq_onnx.admission import check_rows, largest_norm
-from tq_onnx.buffers import StepInputs, TurnBuffer, flat_bytes
+from tq_core import InvalidDtype, InvalidSpec, ShapeMismatch
+from tq_onnx.buffers import StateBuffer, TurnBuffer
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import StepFailed, UnsupportedBundle, one_line
+from tq_onnx.feeds import StepInputs, padding_after
+from tq_onnx.packed import PackedCache
 
 MODES: Final = ("exact", "reconstruct")
 DEFAULT_POLICY: Final = "balanced"
+CHUNK: Final = 512  # tokens of a prefill step
 
 
 class DecoderRunner:
@@ -24,7 +26,8 @@ class DecoderRunner:
     `exact` keeps the float cache as the graph returns it. `reconstruct` also packs every new token into `cache` and
     replaces its floats by what the codes decode to: a token is exact in the step that brings it and quantized in all
     later ones (or as soon as it leaves the policy's full-precision window). Old tokens are never quantized again.
-    Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`).
+    Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`). States of fixed
+    size, as hybrid models carry, stay as they are in either mode.
 
     A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory between two layers
     may leave the oldest tokens of a window quantized a step early.
@@ -50,61 +53,130 @@ class DecoderRunner:
                 f"the graph of {bundle.folder.name} runs a batch of {signature.fixed_batch} only, got {self.batch}"
             )
         self.tokens = 0
-        self.cache: DecoderCache | None = None
+        self._packed: PackedCache | None = None
         if self.mode == "reconstruct":
-            resolved = CachePolicy.parse(DEFAULT_POLICY if policy is None else policy).resolve(len(signature.layers))
-            count = len(signature.layers)
-            heads = range(signature.kv_heads)
-            self._largest_norm = min(
-                largest_norm(resolved.for_layer(index, count, head)) for index in range(count) for head in heads
-            )
-            self.cache = DecoderCache(
-                len(signature.layers),
-                signature.kv_heads,
-                signature.key_dim,
-                resolved,
-                batch=self.batch,
-                value_dim=signature.value_dim,
-                seed=seed,
-                backend=backend,
-                # room for codes, which sinks and window do not have
-                capacity=max(0, self.capacity - resolved.sinks - resolved.window),
-            )
-        self.quantized_tokens = 0  # over all layers; what the codes of the ledger belong to
-        self._inputs = StepInputs(self.batch)
+            chosen = DEFAULT_POLICY if policy is None else policy
+            self._packed = PackedCache(signature, chosen, self.batch, seed, backend, self.capacity)
+        self._inputs = StepInputs(self.batch, signature.optional, bundle.first_position)
+        self.padding = np.zeros(self.batch, np.int64)
         self._buffers = {
-            name: TurnBuffer(self.batch, signature.kv_heads, dim, signature.cache_dtype, self.capacity)
+            name: TurnBuffer(self.batch, layer.kv_heads, dim, signature.cache_dtype, self.capacity)
             for layer in signature.layers
-            for name, dim in ((layer.past_key, signature.key_dim), (layer.past_value, signature.value_dim))
+            for name, dim in ((layer.past_key, layer.key_dim), (layer.past_value, layer.value_dim))
         }
+        self._states = {state.past: StateBuffer(self.batch, state.shape, state.dtype) for state in signature.states}
+        self._presents = {layer.past_key: layer.present_key for layer in signature.layers}
+        self._presents |= {layer.past_value: layer.present_value for layer in signature.layers}
+        self._presents |= {state.past: state.present for state in signature.states}
         self._session = bundle.session(threads)
         self._binding = self._session.io_binding()
 
-    def step(self, tokens: ArrayLike) -> NDArray[np.float32]:
-        """Logits (batch, n, vocabulary) of `tokens` (batch, n), which join the cache; n of 1 or more."""
+    def step(self, tokens: ArrayLike, mask: ArrayLike | None = None, *, last_only: bool = False) -> NDArray[np.float32]:
+        """Logits (batch, n, vocabulary) of `tokens` (batch, n), which join the cache; n of 1 or more.
+
+        `mask` (batch, n) is 0 where a row is padded on the left, 1 elsewhere; logits of padding mean nothing, and it
+        takes no room in the packed cache. `last_only`: (batch, 1, vocabulary), those of the last token.
+        """
         ids = self._checked(tokens)
+        if self.tokens and min(ids.shape) > 1 and self.bundle.file.has("GroupQueryAttention"):
+            raise UnsupportedBundle(
+                "GroupQueryAttention takes one token a step once a batch of several rows has a past; feed them one by "
+                "one, or use prefill()"
+            )
         stop = self.tokens + ids.shape[1]
+        padding = self.padding if mask is None else self._padding(mask, ids.shape)
         targets = {name: buffer.target(stop) for name, buffer in self._buffers.items()}
-        logits = self._run(ids, targets, stop)
-        if self.cache is not None:
-            self.quantized_tokens += self._quantize(self.cache, targets)
+        logits = self._run(ids, targets, stop, padding, last_only=last_only)
+        if self._packed is not None:
+            self._packed.write(targets, self.tokens, padding)
         for buffer in self._buffers.values():
             buffer.turn()
-        self.tokens = stop
+        for state in self._states.values():
+            state.turn()
+        self.tokens, self.padding = stop, padding
         return logits
+
+    def check(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Raise what `step` or `prefill` would refuse of these arguments; nothing is run."""
+        ids = self._checked(tokens)
+        if mask is not None:
+            self._padding(mask, ids.shape)
+
+    def prefill(self, tokens: ArrayLike, mask: ArrayLike | None = None, *, chunk: int = CHUNK) -> NDArray[np.float32]:
+        """Logits (batch, vocabulary) of the last of `tokens` (batch, n), run in chunks of at most `chunk` tokens.
+
+        Tokens of one chunk attend to each other exactly. A chunk that fails leaves the chunks before it in the cache;
+        what can be refused is refused before the first.
+        """
+        ids = self._checked(tokens)
+        size = _count(chunk, "chunk", 1)
+        if self.batch > 1 and self.bundle.file.has("GroupQueryAttention"):
+            # this operator takes many tokens of many rows at once only before there is a past
+            size = 1 if self.tokens or ids.shape[1] > size else size
+        if mask is not None:
+            self._padding(mask, ids.shape)
+            mask = np.asarray(mask)
+        for start in range(0, ids.shape[1], size):
+            part = slice(start, start + size)
+            logits = self.step(ids[:, part], None if mask is None else mask[:, part], last_only=True)
+        return np.asarray(logits[:, -1])
 
     def reset(self) -> None:
         """Forget all tokens; memory stays allocated."""
-        if self.cache is not None:
-            self.cache.clear()
-        self.tokens = self.quantized_tokens = 0
+        if self._packed is not None:
+            self._packed.clear()
+        for state in self._states.values():
+            state.clear()
+        self.tokens, self.padding = 0, np.zeros(self.batch, np.int64)
+
+    def restore(self, cache: DecoderCache) -> None:
+        """Go on from a packed cache, as `DecoderCache.load` returns it; the runner forgets what it held.
+
+        Raises InvalidSpec in mode exact, UnsupportedBundle for models with further states, ShapeMismatch or
+        InvalidSpec where the cache is that of another model, batch or policy.
+        """
+        if self._packed is None:
+            raise InvalidSpec("mode 'exact' has no packed cache to restore; use mode 'reconstruct'")
+        if self._states:
+            raise UnsupportedBundle(
+                f"a packed cache does not hold the state {next(iter(self._states))!r}, without which this model "
+                "cannot go on"
+            )
+        mine = self._packed.cache
+        for name in ("layers", "kv_heads", "head_dim", "value_dim", "batch", "policy"):
+            ours, theirs = getattr(mine, name), getattr(cache, name)
+            if ours != theirs:
+                raise InvalidSpec(f"the cache has {name} {theirs}, this runner {ours}")
+        if len(set(cache.lengths)) > 1:
+            raise ShapeMismatch(f"rows of the cache hold {sorted(cache.lengths)} tokens; restore one row alone")
+        self.reset()
+        self._packed.adopt(cache)
+        self._packed.read({name: buffer.target(len(cache)) for name, buffer in self._buffers.items()})
+        for buffer in self._buffers.values():
+            buffer.turn()
+        self.tokens = len(cache)
+
+    @property
+    def cache(self) -> DecoderCache | None:
+        """The packed cache; None in mode exact."""
+        return None if self._packed is None else self._packed.cache
+
+    @property
+    def quantized_tokens(self) -> int:
+        """Tokens that hold codes, over all layers; what the codes of the ledger belong to."""
+        return 0 if self._packed is None else self._packed.tokens_written
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the cache: all that the packed one holds, or the floats of the tokens so far in exact mode."""
-        if self.cache is not None:
-            return int(self.cache.ledger().total)
+        """Bytes of the cache: all that the packed one holds, or the floats of the tokens so far; and of states."""
+        if self._packed is not None:
+            return int(self._packed.cache.ledger().total) + self.state_bytes
         return self.exact_bytes(self.bundle.signature.cache_dtype)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of states of fixed size, which nothing compresses; part of `cache_bytes` and `exact_bytes`."""
+        return sum(state.nbytes for state in self._states.values())
 
     @property
     def float_bytes(self) -> int:
@@ -113,14 +185,13 @@ class DecoderRunner:
 
     @property
     def cached_values(self) -> int:
-        """Numbers in the cache: tokens x (key_dim + value_dim) over all layers, heads and sequences."""
-        return self.exact_bytes("int8")
+        """Numbers in the growing cache: tokens x (key_dim + value_dim) over all layers, heads and sequences."""
+        held = self.batch * self.tokens - int(self.padding.sum())
+        return held * self.bundle.signature.values_per_token
 
     def exact_bytes(self, dtype: str = "float16") -> int:
-        """Bytes of the tokens so far as plain numbers of that dtype, with no padding."""
-        signature = self.bundle.signature
-        dims = signature.key_dim + signature.value_dim
-        return len(signature.layers) * flat_bytes(self.batch, signature.kv_heads, dims, self.tokens, dtype)
+        """Bytes of the tokens so far as plain numbers of that dtype, with no padding, and of states as they are."""
+        return self.cached_values * np.dtype(dtype).itemsize + self.state_bytes
 
     def _checked(self, tokens: ArrayLike) -> NDArray[np.integer]:
         """The ids as the graph wants them, or a typed error."""
@@ -142,20 +213,38 @@ class DecoderRunner:
             )
         return np.ascontiguousarray(ids, self.bundle.signature.ids_dtype)
 
-    def _run(self, ids: NDArray[np.integer], targets: Mapping[str, NDArray[Any]], stop: int) -> NDArray[np.float32]:
+    def _padding(self, mask: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Columns of padding after a step with that mask, or a typed error where this graph has no way to skip them."""
+        padding = padding_after(mask, (shape[0], shape[1]), self.tokens, self.padding)
+        if padding.any():
+            why = self.bundle.no_padding
+            if why:
+                raise UnsupportedBundle(f"rows of a batch must be of one length: {why}")
+        return padding
+
+    def _run(
+        self,
+        ids: NDArray[np.integer],
+        targets: Mapping[str, NDArray[Any]],
+        stop: int,
+        padding: NDArray[np.int64],
+        *,
+        last_only: bool,
+    ) -> NDArray[np.float32]:
         """One run of the graph from the past into the targets."""
         signature, binding = self.bundle.signature, self._binding
         binding.clear_binding_inputs()
         binding.clear_binding_outputs()
-        feeds: dict[str, NDArray[Any]] = {"input_ids": ids, **self._optional(ids.shape[1], stop)}
-        for name, buffer in self._buffers.items():
-            feeds[name] = buffer.past(self.tokens)
+        feeds = self._inputs.values(self.tokens, stop, padding, last_only=last_only)
+        feeds[signature.ids_name] = ids
+        feeds |= {name: buffer.past(self.tokens) for name, buffer in self._buffers.items()}
+        feeds |= {name: state.past for name, state in self._states.items()}
+        written = {**targets, **{name: state.target for name, state in self._states.items()}}
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
-        binding.bind_output("logits", "cpu")
-        for layer in signature.layers:
-            for past, present in ((layer.past_key, layer.present_key), (layer.past_value, layer.present_value)):
-                binding.bind_ortvalue_output(present, OrtValue.ortvalue_from_numpy(targets[past]))
+        binding.bind_output(signature.logits_name, "cpu")
+        for name, array in written.items():
+            binding.bind_ortvalue_output(self._presents[name], OrtValue.ortvalue_from_numpy(array))
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's errors share no base class
@@ -163,52 +252,15 @@ class DecoderRunner:
                 f"the runtime failed on tokens {self.tokens}..{stop - 1}: {one_line(error)}; the runner is unchanged"
             ) from error
         logits = binding.get_outputs()[0].numpy()
-        if logits.shape[:2] != ids.shape:
+        if last_only and logits.ndim == 3 and logits.shape[1] > 1:
+            logits = logits[:, -1:]
+        if logits.shape[:2] != (self.batch, 1 if last_only else ids.shape[1]):
             raise UnsupportedBundle(
-                f"output 'logits' has shape {logits.shape} for tokens {ids.shape}: the graph returns logits of some "
-                "tokens only; feed one token a step"
+                f"output {signature.logits_name!r} has shape {logits.shape} for tokens {ids.shape}: the graph returns "
+                "logits of some tokens only; feed one token a step"
             )
         # A copy, because the runtime may reuse its memory in the next step.
         return np.array(logits, np.float32, order="C")
-
-    def _optional(self, count: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Values of the optional inputs that this graph has."""
-        make: dict[str, Callable[[str], NDArray[Any]]] = {
-            "attention_mask": lambda dtype: self._inputs.attention_mask(stop, dtype),
-            "position_ids": lambda dtype: self._inputs.positions(stop - count, stop, dtype, batched=True),
-            "cache_position": lambda dtype: self._inputs.positions(stop - count, stop, dtype, batched=False),
-            "use_cache_branch": lambda dtype: np.full(1, stop > count, dtype),
-            "num_logits_to_keep": lambda dtype: np.zeros((), dtype),  # 0 means all
-        }
-        values = {}
-        for name, tensor in self.bundle.signature.optional.items():
-            value = make[name](tensor.dtype)
-            values[name] = value.reshape(1) if name == "num_logits_to_keep" and len(tensor.shape) == 1 else value
-        return values
-
-    def _quantize(self, cache: DecoderCache, targets: Mapping[str, NDArray[Any]]) -> int:
-        """Pack the new tokens of all layers and put what they decode to in place of the floats; tokens quantized."""
-        start, written = self.tokens, 0
-        for layer in self.bundle.signature.layers:
-            for name in (layer.past_key, layer.past_value):
-                check_rows(targets[name][:, :, start:], self._largest_norm, name)
-        try:
-            with np.errstate(over="raise"):
-                for index, layer in enumerate(self.bundle.signature.layers):
-                    keys, values = targets[layer.past_key], targets[layer.past_value]
-                    changed = cache.append(keys[:, :, start:], values[:, :, start:], index)[0]  # all rows alike
-                    if len(changed) == 0:
-                        continue
-                    rows = slice(changed.start, changed.stop)
-                    keys[:, :, rows] = cache.keys(index, rows.start, rows.stop)
-                    values[:, :, rows] = cache.values(index, rows.start, rows.stop)
-                    written += len(changed)
-        except BaseException as error:
-            cache.crop(start)
-            if isinstance(error, FloatingPointError):
-                raise ScaleRange(f"a decoded vector exceeds the {targets[layer.past_key].dtype} cache") from error
-            raise
-        return written
 
 
 def _mode(mode: str | None, policy: object) -> str:
