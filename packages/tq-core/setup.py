@@ -13,6 +13,7 @@ COMPILED = [
     "src/tq_core/_prim/pack.py",  # bit packing, a few operations a code
     "src/tq_core/_prim/sketch.py",  # dim * projections integer products a row
     "src/tq_core/_prim/encode.py",  # the one-vector path itself
+    "src/tq_core/_prim/trellis.py",  # states * dim additions a row
     "src/tq_core/_prim/score.py",  # decoding and scoring, a few operations a code
 ]
 # Metadata and sdist hooks run this file too; a mypyc pass there is wasted. A compiled editable install would leave

@@ -16,8 +16,18 @@ import tq_core
 @pytest.fixture(scope="session")
 def slow():
     """The independent encoder of slow_format.py, one number at a time."""
-    path = Path(__file__).with_name("slow_format.py")
-    spec = importlib.util.spec_from_file_location("tq_core_slow_format", path)
+    return loaded("slow_format")
+
+
+@pytest.fixture(scope="session")
+def slow_trellis():
+    """The independent trellis encoder of slow_trellis.py."""
+    return loaded("slow_trellis")
+
+
+def loaded(name):
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"tq_core_{name}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -100,6 +110,7 @@ MAKERS = {
     "prod": lambda: tq_core.TurboQuantProd(64, 3, seed=5),
     "prod-hadamard": lambda: tq_core.TurboQuantProd(100, 2, seed=5, sketch="hadamard"),
     "polar": lambda: tq_core.PolarQuant(64, 4, seed=5),
+    "trellis": lambda: tq_core.TrellisQuant(50, 3, seed=5, states=8),
     "qjl": lambda: tq_core.QJL(64, projections=90, seed=5),
 }
 CODEC_MAKERS = {
@@ -107,6 +118,7 @@ CODEC_MAKERS = {
     "codec-blocks": lambda: tq_core.VectorCodec(tq_core.TurboQuantMSE(100, 3, seed=5), scale="mse", search=5),
     "codec-mixed": lambda: tq_core.VectorCodec(tq_core.TurboQuantMSE(64, 3.5, seed=5), search=5),
     "codec-prod": lambda: tq_core.VectorCodec(tq_core.TurboQuantProd(64, 3, seed=5), norm_dtype="float32"),
+    "codec-trellis": lambda: tq_core.VectorCodec(tq_core.TrellisQuant(64, 2, seed=5, states=256), search=3),
     "codec-polar": lambda: tq_core.VectorCodec(tq_core.PolarQuant(32, 4, seed=5), scale="norm"),
 }
 
@@ -118,7 +130,8 @@ def quantizer(request):
 
 
 @pytest.fixture(
-    scope="session", params=["mse", "mse-dense", "mse-blocks", "mse-mixed", "prod", "prod-hadamard", "polar"]
+    scope="session",
+    params=["mse", "mse-dense", "mse-blocks", "mse-mixed", "prod", "prod-hadamard", "polar", "trellis"],
 )
 def strict_quantizer(request):
     """Every kind of quantizer that asks for unit vectors."""

@@ -192,7 +192,9 @@ def test_unknown_underflow_rules(underflow):
 
 @pytest.mark.parametrize("inner", [QJL(64), "mse", None, {"kind": "mse"}, VectorCodec(TurboQuantMSE(64, 4))])
 def test_a_codec_wraps_a_quantizer_of_vectors(inner):
-    with pytest.raises(InvalidSpec, match="a codec wraps TurboQuantMSE, TurboQuantProd or PolarQuant, got"):
+    with pytest.raises(
+        InvalidSpec, match="a codec wraps TurboQuantMSE, TurboQuantProd, TrellisQuant or PolarQuant, got"
+    ):
         VectorCodec(inner)
 
 

@@ -62,7 +62,7 @@ def test_every_committed_file_is_a_case(golden_folder):
 def test_cases_cover_every_width_rule_sketch_and_kind_of_dimension():
     inner = [spec.get("quantizer", spec) for spec in CASES.values()]
     assert {spec["bits"] for spec in inner if spec["kind"] == "mse"} == {*range(1, 9), *RADICES}
-    assert {spec["kind"] for spec in inner} == {"mse", "prod", "polar", "qjl"}
+    assert {spec["kind"] for spec in inner} == {"mse", "prod", "polar", "qjl", "trellis"}
     assert {spec["sketch"] for spec in inner if spec["kind"] == "prod"} == {"gaussian", "hadamard"}
     codecs = [spec for spec in CASES.values() if spec["kind"] == "codec"]
     assert {spec["scale"] for spec in codecs} == {"plain", "norm", "mse", "unbiased"}

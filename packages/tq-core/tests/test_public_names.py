@@ -10,7 +10,8 @@ import tq_core
 NAMES = [
     *("COMPILED", "Codes", "CorruptData", "Encoded", "FORMAT_VERSION", "FormatVersion", "InvalidBitWidth"),
     *("InvalidDimension", "InvalidDtype", "InvalidSpec", "NotFinite", "NotUnitNorm", "PolarQuant", "QJL"),
-    *("RowOutOfRange", "ScaleRange", "ShapeMismatch", "SpecMismatch", "TurboQuantError", "TurboQuantMSE"),
+    *("RowOutOfRange", "ScaleRange", "ShapeMismatch", "SpecMismatch", "TrellisQuant", "TurboQuantError"),
+    *("TurboQuantMSE",),
     *("TurboQuantProd", "VectorCodec", "ZeroVector", "BackendUnavailable", "backends", "from_spec", "normalize"),
     "report",
 ]
@@ -18,6 +19,7 @@ NAMES = [
 CONSTRUCTORS = {
     "TurboQuantMSE": "(dim, bits, *, seed=0, rotation='hadamard', backend='auto')",
     "TurboQuantProd": "(dim, bits, *, seed=0, rotation='hadamard', sketch='gaussian', backend='auto')",
+    "TrellisQuant": "(dim, bits, *, seed=0, states=1024, rotation='hadamard', backend='auto')",
     "QJL": "(dim, *, projections=None, seed=0, sketch='gaussian', backend='auto')",
     "PolarQuant": "(dim, bits, *, seed=0, backend='auto')",
     "VectorCodec": "(quantizer, *, scale='unbiased', norm_dtype='float16', search=0, underflow='raise')",
@@ -53,7 +55,7 @@ def test_signatures_are_as_promised_with_keyword_only_options(name):
     assert bare(getattr(tq_core, name)) == CONSTRUCTORS[name]
 
 
-@pytest.mark.parametrize("name", ["TurboQuantMSE", "TurboQuantProd", "QJL", "PolarQuant"])
+@pytest.mark.parametrize("name", ["TurboQuantMSE", "TurboQuantProd", "TrellisQuant", "QJL", "PolarQuant"])
 def test_every_quantizer_speaks_the_same_vocabulary(name):
     cls = getattr(tq_core, name)
     for method, signature in METHODS.items():

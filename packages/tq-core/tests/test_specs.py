@@ -15,6 +15,7 @@ VALID = {
     "prod": {"kind": "prod", "dim": 64, "bits": 3, "seed": 5, "rotation": "dense", "sketch": "hadamard"},
     "qjl": {"kind": "qjl", "dim": 64, "projections": 7, "seed": 5, "sketch": "gaussian"},
     "polar": {"kind": "polar", "dim": 64, "bits": 3, "seed": 5},
+    "trellis": {"kind": "trellis", "dim": 64, "bits": 3, "seed": 5, "states": 256, "rotation": "dense"},
 }
 VALID["codec"] = {
     "kind": "codec",
@@ -84,7 +85,9 @@ def test_an_unknown_key_is_named(kind, key):
 
 @pytest.mark.parametrize("spec", [None, 5, "mse", [], ["mse"], {}, {"kind": "pq"}, {"kind": []}, {"kind": None}])
 def test_what_is_no_spec(spec):
-    with pytest.raises(InvalidSpec, match="a spec is a dict whose 'kind' is one of mse, prod, qjl, polar, codec; got"):
+    with pytest.raises(
+        InvalidSpec, match="a spec is a dict whose 'kind' is one of mse, prod, qjl, polar, trellis, codec; got"
+    ):
         from_spec(spec)
 
 
@@ -100,8 +103,8 @@ def test_what_is_no_spec(spec):
         ("polar", {"dim": 48}, InvalidDimension, "power-of-two dim, got 48"),
         ("codec", {"search": 2}, InvalidSpec, "0, or odd and at least 3, got 2"),
         ("codec", {"scale": None}, InvalidSpec, "scale must be one of"),
-        ("codec", {"quantizer": VALID["qjl"]}, InvalidSpec, "a codec wraps an mse, prod or polar quantizer"),
-        ("codec", {"quantizer": None}, InvalidSpec, "a codec wraps an mse, prod or polar quantizer, got None"),
+        ("codec", {"quantizer": VALID["qjl"]}, InvalidSpec, "a codec wraps an mse, prod, polar or trellis quantizer"),
+        ("codec", {"quantizer": None}, InvalidSpec, "a codec wraps an mse, prod, polar or trellis quantizer, got None"),
         ("codec", {"quantizer": {**VALID["mse"], "dim": 1}}, InvalidDimension, r"dim must lie in 2\.\."),
     ],
 )
@@ -114,7 +117,7 @@ def test_codecs_do_not_nest_however_deep():
     nested = VALID["codec"]
     for _ in range(5000):
         nested = {**VALID["codec"], "quantizer": nested}
-    with pytest.raises(InvalidSpec, match="a codec wraps an mse, prod or polar quantizer"):
+    with pytest.raises(InvalidSpec, match="a codec wraps an mse, prod, polar or trellis quantizer"):
         from_spec(nested)
 
 
@@ -141,7 +144,7 @@ def test_declared_arrays_are_the_ones_made(kind, unit_rows):
 
 
 def test_repr_shows_what_to_write_to_get_the_same():
-    for spec in (VALID["mse"], VALID["prod"], VALID["qjl"], VALID["polar"]):
+    for spec in (VALID["mse"], VALID["prod"], VALID["qjl"], VALID["polar"], VALID["trellis"]):
         quantizer = from_spec(spec, backend="numpy")
         assert eval(repr(quantizer), vars(tq_core)).spec == spec
     codec = from_spec(VALID["codec"], backend="numpy")

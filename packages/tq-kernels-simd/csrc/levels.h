@@ -14,7 +14,8 @@
     void tq_score_##isa(tq_score_slots *slots);          \
     void tq_sketch_##isa(tq_sketch_slots *slots);        \
     void tq_attend_##isa(tq_attend_slots *slots);        \
-    void tq_probe_##isa(tq_probe_slots *slots);
+    void tq_probe_##isa(tq_probe_slots *slots);          \
+    void tq_trellis_##isa(tq_trellis_slots *slots);
 
 TQ_DECLARE_LEVEL(avx2)
 TQ_DECLARE_LEVEL(avx512)

@@ -9,11 +9,11 @@
 typedef struct header {
     int64_t magic, bytes, dim, rounds, order, bits, rule, strict, candidates, sketch, projections;
     int64_t signs, permutations, thresholds, levels, centroids, magnitudes, candidate;
-    int64_t matrix, sketch_signs, sketch_permutations;
+    int64_t matrix, sketch_signs, sketch_permutations, window;
     double factor, inverse_factor, sketch_factor, sketch_inverse, constant;
 } header;
 
-#define MAGIC INT64_C(0x3130304E4C505154) /* "TQPLN001" */
+#define MAGIC INT64_C(0x3230304E4C505154) /* "TQPLN002" */
 #define MAX_DIM (INT64_C(1) << 20)
 
 static const int planes[9][3] = {{0}, {1}, {2}, {2, 1}, {4}, {4, 1}, {4, 2}, {4, 2, 1}, {8}};
@@ -35,6 +35,11 @@ size_t tq_mixed_bytes(const tq_codebook *book) {
     uint32_t tail = 1;
     for (size_t p = 0; p < book->dim % it->places; p++) tail *= it->radix[p];
     return (book->dim / it->places * it->word_bits + width_of(tail) + 7) / 8;
+}
+
+size_t tq_book_bytes(const tq_codebook *book) {
+    if (book->bits == TQ_MIXED) return tq_mixed_bytes(book);
+    return book->window ? (book->dim * book->bits + 7) / 8 : tq_row_bytes(book->dim, book->bits);
 }
 
 typedef struct reader {
@@ -98,6 +103,9 @@ static const char *numbers(const header *h, size_t bytes) {
     if (!in_range(h->bits, 0, TQ_MIXED) || !in_range(h->rule, TQ_PLAIN, TQ_UNBIASED) || !in_range(h->candidates, 0, 65) ||
         !in_range(h->strict, 0, 1))
         return "bits, rule, strict or candidates of the plan are out of range";
+    if (h->window && (!in_range(h->window, h->bits + 3, 12) || !in_range(h->bits, 1, 4) || h->dim > 8192 ||
+                      h->dim * h->bits < 4 * h->window || h->sketch != TQ_NO_SKETCH))
+        return "the trellis of the plan is out of range";
     if (!in_range(h->sketch, TQ_NO_SKETCH, TQ_HADAMARD) || !in_range(h->projections, 0, MAX_DIM))
         return "the sketch of the plan is out of range";
     if (h->sketch != TQ_NO_SKETCH && !h->projections) return "a sketch has projections";
@@ -124,6 +132,24 @@ static const char *ordered(const tq_codebook *book, size_t half) {
         if (book->magnitudes[value] != below) return "the magnitudes of the plan are not those of its thresholds";
     }
     return NULL;
+}
+
+static void trellis(reader *in, tq_codebook *to, const header *h) {
+    size_t size = (size_t)1 << h->window;
+    to->dim = (size_t)h->dim;
+    to->bits = (size_t)h->bits;
+    to->window = (size_t)h->window;
+    to->nodes = size >> h->bits;
+    to->levels = array(in, h->levels, size, 2);
+    to->centroids = array(in, h->centroids, size, 4);
+    for (size_t i = 0; !in->fault && i < size; i++)
+        if (to->levels[i] == 0 || to->levels[i] % 2 || to->levels[i] == INT16_MIN || !is_float(to->centroids[i]))
+            in->fault = "a level of the trellis is 0, odd or no number";
+    if (in->fault || h->window + h->bits > TQ_PAIR_BITS) return;
+    to->pairs = array(in, h->thresholds, size << h->bits << 1, 4);
+    for (size_t i = 0; !in->fault && i < size << h->bits; i++)
+        if (to->pairs[2 * i] != to->centroids[i & (size - 1)] || to->pairs[2 * i + 1] != to->centroids[i >> h->bits])
+            in->fault = "a pair of the trellis is not what its windows say";
 }
 
 static void codebook(reader *in, tq_codebook *to, const header *h) {
@@ -228,18 +254,18 @@ const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes) {
     plan->rotation.inverse_factor = (float)h.inverse_factor;
     if (h.bits == TQ_MIXED && h.sketch != TQ_NO_SKETCH) return "a fractional width has no sketch";
     if (h.bits == TQ_MIXED) mixed(&in, &plan->book, &h);
+    else if (h.window) trellis(&in, &plan->book, &h);
     else if (h.bits) codebook(&in, &plan->book, &h);
     if (h.candidates) candidates(&in, plan, &h);
     if (h.sketch == TQ_HADAMARD && !h.rounds) return "a hadamard sketch has rounds";
     sketch(&in, &plan->sketch, &h);
     if (in.fault) return in.fault;
-    if (h.bits && h.bits != TQ_MIXED) {
+    if (h.bits && h.bits != TQ_MIXED && !h.window) {
         tq_tables *tables = (tq_tables *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
         tq_tables_fill(tables, &plan->book);
         plan->book.tables = tables;
     }
-    if (h.bits == TQ_MIXED) plan->stage_bytes = tq_mixed_bytes(&plan->book);
-    else plan->stage_bytes = h.bits ? tq_row_bytes((size_t)h.dim, (size_t)h.bits) : 0;
+    plan->stage_bytes = h.bits ? tq_book_bytes(&plan->book) : 0;
     plan->row_bytes = plan->stage_bytes + (h.sketch ? ((size_t)h.projections + 7) / 8 : 0);
     return NULL;
 }

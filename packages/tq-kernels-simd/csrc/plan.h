@@ -30,6 +30,7 @@ typedef struct tq_tables {
     int bucket_shift;
 } tq_tables;
 
+#define TQ_PAIR_BITS 11       /* of windows of two neighbours that have a table: 16 KiB of the first-level cache */
 #define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
 #define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
 #define TQ_MIXED_THRESHOLDS 5 /* 11 levels at most */
@@ -45,11 +46,15 @@ typedef struct tq_mixed {
     int16_t above[16], even[16]; /* by lane: the code of magnitude 0; a negative coordinate has one less where even is 1 */
 } tq_mixed;
 
+/* Of a coordinate on its own or, where window > 0, of a trellis (docs/format.md, section 10): then `levels` and `centroids`
+ * have 2^window entries, indexed by window, and there is nothing else. */
 typedef struct tq_codebook {
     size_t dim, bits;
+    size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
+    const float *pairs;        /* trellis: the centroids of two neighbours by the window + bits bits of both, or NULL */
     tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
-    const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096 */
+    const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */
     const float *centroids;    /* 2^bits, ascending, indexed by code */
     const uint8_t *magnitudes; /* 32768: the number of thresholds below each |v| */
     const tq_tables *tables;   /* NULL in a codebook that has centroids alone */
@@ -79,6 +84,9 @@ size_t tq_row_bytes(size_t dim, size_t bits);
 
 /* The same of a row of mixed-radix words: a stream of bits. */
 size_t tq_mixed_bytes(const tq_codebook *book);
+
+/* The same for a codebook of any kind; rows of a trellis are one stream of dim * bits bits. */
+size_t tq_book_bytes(const tq_codebook *book);
 
 /* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`; behind them there is room for
  * TQ_PLAN_ROOM more, which take the tables of the codebook. */

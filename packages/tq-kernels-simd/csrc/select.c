@@ -15,6 +15,7 @@ static void fill_baseline(tq_table *table) {
     table->sketch = tq_sketch_baseline;
     table->attend = tq_attend_baseline;
     table->probe = tq_probe_baseline;
+    table->trellis = tq_trellis_baseline;
 }
 
 const tq_level tq_levels[] = {

@@ -12,6 +12,7 @@
 #include "probe/probe.h"
 #include "score/score.h"
 #include "sketch/sketch.h"
+#include "trellis/trellis.h"
 
 typedef struct tq_table {
     const char *isa;
@@ -23,6 +24,7 @@ typedef struct tq_table {
     tq_sketch_slots sketch;
     tq_attend_slots attend;
     tq_probe_slots probe;
+    tq_trellis_slots trellis;
 } tq_table;
 
 #endif

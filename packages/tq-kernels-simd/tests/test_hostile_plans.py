@@ -9,13 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tq_core.errors import CorruptData, InvalidDtype, ShapeMismatch
+from tq_core.rotation import Rotation
+from tq_core.trellis_plan import TrellisPlan
+from tq_core.trellis_table import trellis
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import HEADER, MIXED, plan_bytes
 
 WORDS = (
     *("magic", "bytes", "dim", "rounds", "order", "bits", "rule", "strict", "candidates", "sketch", "projections"),
     *("signs", "permutations", "thresholds", "levels", "centroids", "magnitudes", "candidate"),
-    *("matrix", "sketch_signs", "sketch_permutations"),
+    *("matrix", "sketch_signs", "sketch_permutations", "window"),
     *("factor", "inverse_factor", "sketch_factor", "sketch_inverse", "constant"),
 )
 EXTREMES = (
@@ -29,7 +32,7 @@ EXTREMES = (
     9,
     64,
     65,
-    208,
+    216,
     1 << 20,
     1 << 31,
     1 << 32,
@@ -79,7 +82,7 @@ def test_a_good_plan_is_accepted_in_any_buffer(kind, plans):
 @pytest.mark.parametrize("kind", ["blocks", "search", "gaussian", "hadamard", "pairs", "fours"])
 def test_a_truncated_plan_is_refused(kind, plans):
     plan = plans[kind]
-    for length in {0, 1, 7, 8, 207, 208, 209, len(plan) // 2, len(plan) - 1}:
+    for length in {0, 1, 7, 8, 215, 216, 217, len(plan) // 2, len(plan) - 1}:
         with pytest.raises(CorruptData, match=r"too short|does not have the length that it states"):
             _simd.plan(plan[:length])
     with pytest.raises(CorruptData, match="does not have the length that it states"):
@@ -122,7 +125,7 @@ def test_a_fractional_width_has_no_sketch_and_its_words_fit(plans):
         _simd.plan(plan)
 
 
-@pytest.mark.parametrize("length", [209, 4096])
+@pytest.mark.parametrize("length", [217, 4096])
 def test_a_truncated_plan_that_states_its_length_is_refused(length, plans):
     with pytest.raises(CorruptData, match="an array of the plan lies outside its buffer"):
         _simd.plan(with_word(plans["blocks"][:length], "bytes", length))
@@ -288,3 +291,53 @@ def test_random_bytes_are_no_plan(data):
 
 def test_the_fuzzed_plans_begin_as_usable_ones(plans):
     assert all(use(plan) for plan in plans.values())
+
+
+@pytest.fixture(scope="module")
+def trellis_plan():
+    """A good plan of a trellis, 64 coordinates of 3 bits, 256 states."""
+    plan = TrellisPlan(Rotation(64, "hadamard", 7), trellis(3, 256), "unbiased", (1.0,), strict=False)
+    return plan_bytes(plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("window", 5, "the trellis of the plan is out of range"),
+        ("window", 13, "the trellis of the plan is out of range"),
+        ("window", -1, "the trellis of the plan is out of range"),
+        ("window", 1 << 62, "the trellis of the plan is out of range"),
+        ("bits", 5, "the trellis of the plan is out of range"),
+        ("bits", 0, "the trellis of the plan is out of range"),
+        ("dim", 8, "the trellis of the plan is out of range"),
+        ("dim", 16384, "the trellis of the plan is out of range"),
+        ("window", 12, "outside its buffer"),
+        ("levels", 1 << 40, "outside its buffer"),
+        ("centroids", -8, "outside its buffer"),
+    ],
+)
+def test_a_trellis_that_cannot_be_is_refused(trellis_plan, name, value, match):
+    assert _simd.plan(trellis_plan)
+    with pytest.raises(CorruptData, match=match):
+        _simd.plan(with_word(trellis_plan, name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value", "kind"),
+    [
+        ("levels", 0, 0, "h"),
+        ("levels", 255, 3, "h"),
+        ("levels", 100, -32768, "h"),
+        ("centroids", 0, float("nan"), "f"),
+        ("centroids", 255, float("inf"), "f"),
+    ],
+)
+def test_numbers_that_no_trellis_holds_are_refused(trellis_plan, name, index, value, kind):
+    with pytest.raises(CorruptData, match="a level of the trellis is 0, odd or no number"):
+        _simd.plan(with_item(trellis_plan, name, index, value, kind))
+
+
+@pytest.mark.parametrize(("index", "value"), [(0, 9.0), (1, float("nan")), (4095, 0.0), (2048, float("inf"))])
+def test_pairs_that_are_not_those_of_their_windows_are_refused(trellis_plan, index, value):
+    with pytest.raises(CorruptData, match="a pair of the trellis is not what its windows say"):
+        _simd.plan(with_item(trellis_plan, "thresholds", index, value, "f"))

@@ -89,3 +89,25 @@ def test_beats_per_token_absmax_at_equal_bits(measured, bits: int, factor: float
     ours, theirs = measured[f"k=mse{bits},v=mse{bits}"], measured[f"k=absmax{bits},v=absmax{bits}"]
     assert ours["bits_per_value"] == theirs["bits_per_value"]
     assert ours["kl_mean"] * factor <= theirs["kl_mean"]
+
+
+@pytest.fixture(scope="module")
+def trellises(bundle: Bundle, trained: Path) -> dict[str, dict[str, float]]:
+    """Figures by policy, means over two seeds, of trellis and scalar codes, and of min-max int4."""
+    text = (trained / "validation.txt").read_text()
+    policies = [f"k={kind}{bits},v={kind}{bits}" for kind in ("mse", "trellis") for bits in (2, 3, 4)]
+    rows = evaluate(bundle, [*policies, "k=int4,v=int4"], text=text, seeds=(0, 1)).rows
+    return {row.policy: dict(row.figures) for row in rows}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("bits", "share"), [(2, 0.68), (3, 0.62), (4, 0.62)])
+def test_a_trellis_diverges_far_less_than_scalar_codes_of_equal_bits(trellises, bits: int, share: float) -> None:
+    scalar, trellis = (trellises[f"k={kind}{bits},v={kind}{bits}"] for kind in ("mse", "trellis"))
+    assert trellis["bits_per_value"] == scalar["bits_per_value"]
+    assert trellis["kl_mean"] <= share * scalar["kl_mean"]
+
+
+@pytest.mark.model
+def test_a_trellis_of_four_bits_diverges_less_than_min_max_integers(trellises) -> None:
+    assert trellises["k=trellis4,v=trellis4"]["kl_mean"] < trellises["k=int4,v=int4"]["kl_mean"]

@@ -11,7 +11,7 @@ from tq_cache.affine import AffineCodec
 from tq_cache.floats import FloatCodec
 from tq_cache.split import SplitCodec
 from tq_cache.stores import AnyStore, SplitStore, Store
-from tq_core import Encoded, ScaleRange, TurboQuantMSE, TurboQuantProd, VectorCodec
+from tq_core import Encoded, ScaleRange, TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]  # field name -> (rows, width) or (rows,)
@@ -53,8 +53,10 @@ class TurboCodec:
     """A VectorCodec as a token codec. A norm too small for float16 is stored as 0: an error below 3e-8 a vector."""
 
     def __init__(self, store: Store, dim: int, norms: str, seed: int, backend: str) -> None:
-        quantizer: TurboQuantMSE | TurboQuantProd
-        if store.kind == "mse":
+        quantizer: TurboQuantMSE | TurboQuantProd | TrellisQuant
+        if store.kind == "trellis":
+            quantizer = TrellisQuant(dim, int(store.bits), seed=seed, states=store.states, backend=backend)
+        elif store.kind == "mse":
             quantizer = TurboQuantMSE(dim, store.bits, seed=seed, backend=backend)
         else:
             quantizer = TurboQuantProd(dim, int(store.bits), seed=seed, backend=backend)

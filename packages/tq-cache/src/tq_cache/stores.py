@@ -8,29 +8,31 @@ from tq_cache.errors import InvalidPolicy
 from tq_core.radix import RADICES
 
 # kind -> (fewest bits, most bits); 16 and 32 bits are floats and name their own kind
-WIDTHS: Final = {"mse": (1, 8), "prod": (2, 8), "int": (2, 8), "absmax": (2, 8), "float": (16, 32)}
+WIDTHS: Final = {"mse": (1, 8), "prod": (2, 8), "trellis": (1, 4), "int": (2, 8), "absmax": (2, 8), "float": (16, 32)}
 SCALES: Final = ("unbiased", "mse", "norm", "plain")
-SCALED: Final = ("mse", "prod")  # kinds that have a scale rule and a scale search
+SCALED: Final = ("mse", "prod", "trellis")  # kinds that have a scale rule and a scale search
 MAX_SEARCH: Final = 65
+STATES: Final = (8, 256, 1024, 4096)  # of a trellis; 1024 goes without saying
 LEAST_CHANNELS: Final = 2  # what a rotation takes
 
 FRACTIONS: Final = {f"{bits:g}": bits for bits in RADICES}  # mse alone has them
 
-_NAME: Final = re.compile(r"([a-z]+)([0-9]{1,3}(?:\.[0-9]{1,2})?)")
+_NAME: Final = re.compile(r"([a-z]+)([0-9]{1,3}(?:\.[0-9]{1,2})?)(?:s([1-9][0-9]{0,3}))?")
 
 
 @dataclass(frozen=True)
 class Store:
-    """`mse4`, `mse2.5`, `prod3`: TurboQuant; `int4`, `absmax4`: per-token integers; `float16`, `float32`: no codes.
+    """`mse4`, `mse2.5`, `prod3`, `trellis4`: TurboQuant; `int4`, `absmax4`: plain integers; `float16`: no codes.
 
-    int is min-max affine (two scalars a token), absmax symmetric (one). `scale` and `search` are those of
-    `tq_core.VectorCodec` and apply to mse and prod alone.
+    A trellis has 1024 states or, as `trellis4s256`, those named. int is min-max affine (two scalars a token), absmax
+    symmetric (one). `scale` and `search` are those of `tq_core.VectorCodec` and apply to mse, prod and trellis alone.
     """
 
     kind: str
     bits: int | float
     scale: str = "unbiased"
     search: int = 0
+    states: int = 1024
 
     def __post_init__(self) -> None:
         if self.kind not in WIDTHS:
@@ -41,6 +43,8 @@ class Store:
             raise InvalidPolicy(f"{self.name!r} does not exist; known: {known_names()}", self.name)
         if not low <= self.bits <= high or (self.kind == "float" and self.bits not in (16, 32)):
             raise InvalidPolicy(f"{self.name!r} does not exist; known: {known_names()}", self.name)
+        if self.states not in STATES or (self.kind != "trellis" and self.states != 1024):
+            raise InvalidPolicy(f"{self.name!r} does not exist; known: {known_names()}", self.name)
         if self.scale not in SCALES:
             raise InvalidPolicy(f"a scale rule is one of {', '.join(SCALES)}, got {self.scale!r}", self.scale)
         if not 0 <= self.search <= MAX_SEARCH or (self.search and (self.search % 2 == 0 or self.search < 3)):
@@ -49,7 +53,9 @@ class Store:
                 str(self.search),
             )
         if self.kind not in SCALED and (self.scale != "unbiased" or self.search):
-            raise InvalidPolicy(f"scale rules and scale search apply to mse and prod, not to {self.name!r}", self.name)
+            raise InvalidPolicy(
+                f"scale rules and scale search apply to mse, prod and trellis, not to {self.name!r}", self.name
+            )
 
     @classmethod
     def parse(cls, name: str) -> "Store":
@@ -57,12 +63,16 @@ class Store:
         match = _NAME.fullmatch(name)
         if match is None or match[1] not in WIDTHS or ("." in match[2] and match[2] not in FRACTIONS):
             raise InvalidPolicy(f"no store is called {name!r}; known: {known_names()}", name)
-        return cls(match[1], FRACTIONS[match[2]] if "." in match[2] else int(match[2]))
+        states = 1024 if match[3] is None else int(match[3])
+        store = cls(match[1], FRACTIONS[match[2]] if "." in match[2] else int(match[2]), states=states)
+        if match[3] is not None and store.name != name:
+            raise InvalidPolicy(f"{name!r} is written {store.name!r}", name)
+        return store
 
     @property
     def name(self) -> str:
         """The name in a policy, `mse4`."""
-        return f"{self.kind}{self.bits}"
+        return f"{self.kind}{self.bits}" + (f"s{self.states}" if self.states != 1024 else "")
 
     @property
     def is_scaled(self) -> bool:
@@ -181,5 +191,7 @@ def store_named(name: str) -> AnyStore:
 def known_names() -> str:
     """All names, in a few words."""
     spans = [f"{kind}{low}..{kind}{high}" for kind, (low, high) in WIDTHS.items() if kind != "float"]
-    names = ", ".join([*spans, *(f"mse{text}" for text in FRACTIONS), "float16", "float32"])
+    fractions = [f"mse{text}" for text in FRACTIONS]
+    states = [f"trellis4s{count}" for count in STATES if count != 1024]
+    names = ", ".join([*spans, *fractions, *states, "float16", "float32"])
     return f"{names}, and two of them as in mse3x32+mse2"

@@ -28,6 +28,7 @@ from tq_core.prod import TurboQuantProd
 from tq_core.qjl import QJL
 from tq_core.registry import backends
 from tq_core.report import report
+from tq_core.trellis import TrellisQuant
 
 COMPILED: bool = not (getattr(_bits, "__file__", "") or "").endswith(".py")
 """Whether the scalar primitives run compiled (a wheel) or interpreted (an editable install)."""
@@ -52,6 +53,7 @@ __all__ = [
     "ScaleRange",
     "ShapeMismatch",
     "SpecMismatch",
+    "TrellisQuant",
     "TurboQuantError",
     "TurboQuantMSE",
     "TurboQuantProd",

@@ -15,10 +15,14 @@ from tq_core.polar import PolarQuant
 from tq_core.prod import TurboQuantProd
 from tq_core.qjl import QJL
 from tq_core.spec import validated
+from tq_core.trellis import TrellisQuant
 
-Quantizer = TurboQuantMSE | TurboQuantProd | QJL | PolarQuant | VectorCodec
+Quantizer = TurboQuantMSE | TurboQuantProd | QJL | PolarQuant | TrellisQuant | VectorCodec
 
-_CLASSES: Mapping[str, Any] = {"mse": TurboQuantMSE, "prod": TurboQuantProd, "qjl": QJL, "polar": PolarQuant}
+_CLASSES: Mapping[str, Any] = {cls.KIND: cls for cls in (TurboQuantMSE, TurboQuantProd, TrellisQuant)} | {
+    "qjl": QJL,
+    "polar": PolarQuant,
+}
 
 
 def from_spec(spec: Mapping[str, Any], *, backend: str = "auto") -> Any:

@@ -16,6 +16,7 @@ from tq_core.polar import PolarQuant
 from tq_core.scalar_quantizer import ScalarQuantizer
 from tq_core.spec import Fields, Spec, bits_per_vector, fields, validated
 from tq_core.topk import best_rows
+from tq_core.trellis_plan import TrellisPlan, trellis_candidates
 
 F32 = NDArray[np.float32]
 
@@ -44,7 +45,9 @@ class VectorCodec:
         underflow: str = "raise",
     ) -> None:
         if not isinstance(quantizer, (ScalarQuantizer, PolarQuant)):
-            raise InvalidSpec(f"a codec wraps TurboQuantMSE, TurboQuantProd or PolarQuant, got {quantizer!r:.80}")
+            raise InvalidSpec(
+                f"a codec wraps TurboQuantMSE, TurboQuantProd, TrellisQuant or PolarQuant, got {quantizer!r:.80}"
+            )
         self._spec = validated(
             {
                 "kind": "codec",
@@ -59,7 +62,8 @@ class VectorCodec:
         self._fields = fields(self._spec)
         if isinstance(quantizer, ScalarQuantizer):
             # `plain` rescales nothing, so the nearest centroids are the best already
-            candidates = scale_candidates(self.dim, 0 if scale == "plain" else self._spec["search"])
+            spread = trellis_candidates if isinstance(quantizer.plan, TrellisPlan) else scale_candidates
+            candidates = spread(self.dim, 0 if scale == "plain" else self._spec["search"])
             self.plan = quantizer.plan._replace(rule=self._spec["scale"], candidates=candidates, strict=False)
 
     @property

@@ -20,6 +20,12 @@ _MSE_OTHER: Final = [(2, 2), (3, 1), (7, 5), (20, 3), (80, 6), (96, 7), (100, 3)
 _MIXED: Final = [(64, 2.25), (128, 2.25), (128, 2.5), (128, 3.25), (128, 3.5), (7, 3.25), (66, 2.25), (99, 3.5)]
 _PROD: Final = [(64, 2, "gaussian"), (128, 4, "gaussian"), (100, 3, "hadamard"), (96, 8, "hadamard")]
 
+# (dim, bits, states, search): every table once, odd dims and streams that end within a byte
+_TRELLIS: Final = [
+    *((64, bits, states, 0) for states in (8, 256, 1024, 4096) for bits in (1, 2, 3, 4)),
+    *((33, 3, 8, 0), (45, 3, 256, 3), (100, 1, 1024, 0), (128, 4, 1024, 5), (301, 2, 256, 0)),
+]
+
 
 def cases() -> dict[str, Spec]:
     """Every golden codec by name."""
@@ -41,6 +47,9 @@ def cases() -> dict[str, Spec]:
         found[f"prod-{dim}-{bits}-{sketch}"] = _codec(inner)
     for bits in (2, 4):
         found[f"polar-64-{bits}"] = _codec({"kind": "polar", "dim": 64, "bits": bits, "seed": 9})
+    for dim, bits, states, search in _TRELLIS:
+        inner = {"kind": "trellis", "dim": dim, "bits": bits, "seed": 7, "states": states, "rotation": "hadamard"}
+        found[f"trellis-{dim}-{bits}-{states}"] = _codec(inner, search=search)
     found["qjl-128"] = {"kind": "qjl", "dim": 128, "projections": 100, "seed": 4, "sketch": "gaussian"}
     return found
 

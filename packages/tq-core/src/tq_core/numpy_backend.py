@@ -6,11 +6,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import hadamard, packing
+from tq_core import hadamard, packing, trellis_path
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_plan import TrellisPlan
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -35,7 +37,7 @@ class NumpyBackend:
         """P^T z / sqrt(dim), (rows, dim) float32."""
         return hadamard.inverse(rotation, z)
 
-    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+    def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """Packed rows, float32 scales and (with a sketch) float32 residual norms of (rows, dim) floats."""
         packed = np.empty((len(x), plan.row_bytes), np.uint8)
         scales = np.empty(len(x), np.float32)
@@ -44,9 +46,7 @@ class NumpyBackend:
             self._encode_tile(plan, x[tile], packed[tile], scales[tile], None if gammas is None else gammas[tile])
         return packed, scales, gammas
 
-    def _encode_tile(
-        self, plan: ScalarPlan, x: NDArray[np.floating], packed: U8, scales: F32, gammas: F32 | None
-    ) -> None:
+    def _encode_tile(self, plan: Plan, x: NDArray[np.floating], packed: U8, scales: F32, gammas: F32 | None) -> None:
         if plan.strict:
             norms, units = np.ones(len(x)), x.astype(np.float32)
         else:
@@ -55,6 +55,10 @@ class NumpyBackend:
         scaled = self.rotate(plan.rotation, units)
         scaled *= np.float32(UNIT)
         v = _to_int16(scaled)
+        if isinstance(plan, TrellisPlan):
+            packed[:], dots, squares = _best_paths(plan, scaled, v)
+            scales[:] = _to_float32(_products(norms, _scale_factors(plan, dots, squares)))
+            return
         codes, dots, squares = _best_codes(plan, scaled, v)
         packed[:, : plan.stage_bytes] = packing.pack(codes, plan.codebook.bits)
         factors = _scale_factors(plan, dots, squares)
@@ -66,7 +70,7 @@ class NumpyBackend:
             lengths = np.sqrt(np.einsum("ij,ij->i", residuals, residuals).astype(np.float64))
             gammas[:] = _to_float32(_products(norms, lengths) / (UNIT * math.sqrt(plan.dim)))
 
-    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+    def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """Reconstructed rows, (rows, dim) float32."""
         out = np.empty((len(packed), plan.dim), np.float32)
         for tile in _tiles(len(packed), plan.dim):
@@ -85,7 +89,7 @@ class NumpyBackend:
         return out
 
     def scores(
-        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+        self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back.
 
@@ -102,7 +106,7 @@ class NumpyBackend:
             out[:, tile] = estimate
         return out
 
-    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+    def combine(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
         """Weighted sums of the decoded rows, (sums, dim) float32; added in the rotated domain, rotated back once."""
         total = np.zeros((len(weights), plan.dim), np.float32)
         for tile in _tiles(len(packed), plan.dim):
@@ -185,6 +189,23 @@ def _best_codes(plan: ScalarPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.i
     return codes, dots, squares
 
 
+def _best_paths(plan: TrellisPlan, scaled: F32, v: I16) -> tuple[U8, NDArray[np.int64], NDArray[np.int64]]:
+    """Packed rows of the winning candidate scale with its sums A and B, A no less than B / 256."""
+    code = plan.codebook
+    packed = np.empty((len(v), plan.row_bytes), np.uint8)
+    dots, squares = np.zeros(len(v), np.int64), np.ones(len(v), np.int64)
+    best = np.full(len(v), -np.inf)
+    for candidate in plan.candidates:
+        tried = v if candidate == 1.0 else _to_int16(scaled * np.float32(candidate))
+        symbols = trellis_path.tail_biting(code, tried)
+        tried_dots, tried_squares = _integer_sums(v, code.levels[trellis_path.windows(code, symbols)])
+        merit = np.copysign(_merit(tried_dots, tried_squares), tried_dots)
+        better = merit > best
+        packed[better] = trellis_path.pack(symbols[better], code.bits)
+        dots[better], squares[better], best[better] = tried_dots[better], tried_squares[better], merit[better]
+    return packed, np.maximum(dots, squares >> 8), squares
+
+
 def _integer_sums(v: I16, levels: I16) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     wide = levels.astype(np.int32)
     squares = np.sum(wide * wide, axis=1, dtype=np.int64)
@@ -197,7 +218,7 @@ def _merit(dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.fl
     return numerator * numerator / squares.astype(np.float64)
 
 
-def _scale_factors(plan: ScalarPlan, dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.float64]:
+def _scale_factors(plan: Plan, dots: NDArray[np.int64], squares: NDArray[np.int64]) -> NDArray[np.float64]:
     """s / norm of each row by the plan's rule, float64; 0 for zero rows except under `plain`."""
     if plan.rule == "plain":
         return np.ones(len(dots))
@@ -212,8 +233,10 @@ def _scale_factors(plan: ScalarPlan, dots: NDArray[np.int64], squares: NDArray[n
     return np.where(a > 0, factors, 0.0)
 
 
-def _centroids(plan: ScalarPlan, packed: U8) -> F32:
+def _centroids(plan: Plan, packed: U8) -> F32:
     """The first stage of packed rows, (rows, dim) float32 of unit variance."""
+    if isinstance(plan, TrellisPlan):
+        return trellis_path.centroids(plan.codebook, packed, plan.dim)
     book = plan.codebook
     return book.centroids_of(packing.unpack(packed[:, : plan.stage_bytes], book.dim, book.bits))
 

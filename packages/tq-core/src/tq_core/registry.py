@@ -16,6 +16,7 @@ from tq_core.errors import BackendUnavailable, InvalidSpec
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_plan import TrellisPlan
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,6 +27,7 @@ AUTO_ORDER: Final = ("simd", "numpy")  # `gpu` follows the data, `scalar` is the
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+Plan = ScalarPlan | TrellisPlan
 
 
 @runtime_checkable
@@ -47,22 +49,22 @@ class Backend(Protocol):
     def unrotate(self, rotation: Rotation, z: F32) -> F32:
         """P^T z / sqrt(dim), (rows, dim)."""
 
-    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+    def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """Packed rows (rows, plan.row_bytes), scales (rows,), residual norms (rows,) or None without a sketch.
 
         x is float16, float32 or float64 as the user gave it: norms are taken before any narrowing. A scale or norm
         beyond float32 comes out infinite or NaN, and the caller refuses the row.
         """
 
-    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+    def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """Reconstructed rows, (rows, dim); scales and gammas (rows,) as the caller stored them."""
 
     def scores(
-        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+        self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """Estimated inner products, (queries, rows); at "int16" or "int8" with the error that VectorCodec states."""
 
-    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+    def combine(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
         """Weighted sums of decoded rows: weights (sums, rows) times `decode`, (sums, dim)."""
 
     def sketch(self, sketch: Sketch, residuals: NDArray[np.int64]) -> U8:
@@ -80,7 +82,7 @@ class SearchingBackend(Backend, Protocol):
 
     def search(
         self,
-        plan: ScalarPlan,
+        plan: Plan,
         packed: U8,
         scales: NDArray[np.floating],
         gammas: NDArray[np.floating] | None,

@@ -12,14 +12,17 @@ from librt.vecs import vec
 from mypy_extensions import i16, i64
 from numpy.typing import NDArray
 
-from tq_core._prim import encode, hadamard, score
+from tq_core._prim import encode, hadamard, score, trellis
 from tq_core._prim import sketch as signs
 from tq_core._prim.encode import Encoder
 from tq_core._prim.hadamard import Transform
 from tq_core._prim.sketch import Signs
+from tq_core._prim.trellis import TrellisEncoder
 from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_plan import TrellisPlan
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -47,32 +50,46 @@ class ScalarBackend:
         transform = self._transform(rotation)
         return _rows([hadamard.inverse(transform, _vector(row)) for row in z], rotation.dim)
 
-    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+    def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """Packed rows, float32 scales and (with a sketch) float32 residual norms of (rows, dim) floats."""
+        if isinstance(plan, TrellisPlan):
+            coder = self._trellis(plan)
+            pairs = [trellis.encode_vector(coder, _vector(row)) for row in x]
+            return _packed([row for row, _ in pairs], plan.row_bytes), _float32([scale for _, scale in pairs]), None
         encoder = self._encoder(plan)
         found = [encode.encode_vector(encoder, _vector(row)) for row in x]
-        packed = np.frombuffer(b"".join(row for row, _, _ in found), np.uint8).reshape(len(x), plan.row_bytes).copy()
+        packed = _packed([row for row, _, _ in found], plan.row_bytes)
         scales = _float32([scale for _, scale, _ in found])
         return packed, scales, None if plan.sketch is None else _float32([gamma for _, _, gamma in found])
 
-    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+    def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """Reconstructed rows in float64, rounded once, (rows, dim) float32."""
+        if isinstance(plan, TrellisPlan):
+            coder = self._trellis(plan)
+            pairs = zip(packed, scales.tolist(), strict=True)
+            return _rows([trellis.decode_row(coder, row.tobytes(), 0, s) for row, s in pairs], plan.dim)
         encoder = self._encoder(plan)
         lengths = [0.0] * len(packed) if gammas is None else gammas.tolist()
         rows = zip(packed, scales.tolist(), lengths, strict=True)
         return _rows([score.decode_row(encoder, row.tobytes(), 0, s, g) for row, s, g in rows], plan.dim)
 
     def scores(
-        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+        self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """Estimated inner products, (queries, rows) float32; each query is rotated once, no row is rotated back.
 
         Exact at every accuracy.
         """
-        encoder = self._encoder(plan)
-        stage_bytes = plan.stage_bytes
         rows = [row.tobytes() for row in packed]
         out = np.empty((len(queries), len(rows)), np.float64)
+        if isinstance(plan, TrellisPlan):
+            coder = self._trellis(plan)
+            for estimates, query in zip(out, queries, strict=True):
+                rotated = hadamard.forward(coder.transform, _vector(query))
+                estimates[:] = [trellis.score_row(coder, rotated, row, 0) for row in rows]
+            return _float32(out * scales)
+        encoder = self._encoder(plan)
+        stage_bytes = plan.stage_bytes
         for estimates, query in zip(out, queries, strict=True):
             rotated = hadamard.forward(encoder.transform, _vector(query))
             estimates[:] = [score.score_row(encoder, rotated, row, 0) for row in rows]
@@ -84,7 +101,7 @@ class ScalarBackend:
             estimates += gammas * np.array([signs.score(projected, row, stage_bytes) for row in rows], np.float64)
         return _float32(out)
 
-    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+    def combine(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
         """Weighted sums of decoded rows in float64, rounded once, (sums, dim) float32."""
         rows = self.decode(plan, packed, scales, gammas).astype(np.float64)
         return _float32(weights.astype(np.float64) @ rows)
@@ -133,6 +150,16 @@ class ScalarBackend:
             plan.strict,
         )
 
+    def _trellis(self, plan: TrellisPlan) -> TrellisEncoder:
+        return TrellisEncoder(
+            self._transform(plan.rotation),
+            plan.codebook.bits,
+            plan.codebook.levels.tolist(),
+            RULE_NUMBERS[plan.rule],
+            list(plan.candidates),
+            plan.strict,
+        )
+
 
 def load() -> ScalarBackend:
     """The loader that the registry calls."""
@@ -145,6 +172,10 @@ def _convert_rotation(rotation: Rotation) -> Transform:
     order = rotation.permutations
     permutations = vec[i64]() if order is None else vec[i64](order.ravel().tolist())
     return hadamard.from_rounds(rotation.dim, _vector(rotation.signs.ravel()), permutations)
+
+
+def _packed(rows: list[bytes], row_bytes: int) -> U8:
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), row_bytes).copy()
 
 
 def _vector(row: NDArray[np.floating]) -> vec[float]:

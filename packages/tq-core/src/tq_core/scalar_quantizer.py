@@ -1,4 +1,4 @@
-"""What TurboQuantMSE and TurboQuantProd share: one plan, one backend, the strict unit-norm contract."""
+"""What TurboQuantMSE, TurboQuantProd and TrellisQuant share: one plan, one backend, the strict unit-norm contract."""
 
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
 from tq_core.spec import Spec, bits_per_vector, validated
+from tq_core.trellis_plan import TrellisPlan
 
 F32 = NDArray[np.float32]
 
@@ -21,7 +22,7 @@ class ScalarQuantizer:
     """Rotate, quantize each coordinate, pack. Built from a spec alone; immutable; safe to share between threads."""
 
     KIND: ClassVar[str]
-    plan: ScalarPlan
+    plan: ScalarPlan | TrellisPlan
 
     def __init__(self, spec: Spec, stage_bits: float, sketch: Sketch | None, backend: str) -> None:
         self._spec = spec

@@ -11,6 +11,7 @@ from tq_core.errors import InvalidDimension, InvalidSpec
 from tq_core.packing import plane_bytes, row_bytes
 from tq_core.plan import RULES
 from tq_core.radix import RADICES
+from tq_core.trellis_table import STATES, window_bits
 
 Spec = dict[str, Any]
 Fields = dict[str, tuple[int | None, "np.dtype[Any]"]]  # name -> (row width, None for one number a row; dtype)
@@ -20,12 +21,14 @@ KEYS: Final = {
     "prod": {"dim", "bits", "seed", "rotation", "sketch"},
     "qjl": {"dim", "projections", "seed", "sketch"},
     "polar": {"dim", "bits", "seed"},
+    "trellis": {"dim", "bits", "seed", "states", "rotation"},
     "codec": {"quantizer", "scale", "norm_dtype", "search"},
 }
 ROTATIONS: Final = ("hadamard", "dense")
 SKETCHES: Final = ("gaussian", "hadamard")
 NORM_DTYPES: Final = ("float16", "float32")
 MAX_SEARCH: Final = 65
+MAX_TRELLIS_DIM: Final = 8192  # the walk remembers 2 bytes a node and coordinate, up to 32 MiB
 MAX_MATRIX: Final = 1 << 26  # entries of a dense rotation or Gaussian sketch: dim 8192 squared
 
 U8: Final = np.dtype(np.uint8)
@@ -52,6 +55,8 @@ def validated(spec: Mapping[str, Any]) -> Spec:
             raise InvalidSpec(f"a hadamard sketch has projections = dim = {dim}, got {clean['projections']}")
         _require_table(dim * clean["projections"], clean["sketch"] == "gaussian", "sketch", dim)
         return clean
+    if kind == "trellis":
+        return _trellis(spec, clean)
     fractions = tuple(RADICES) if kind == "mse" else ()
     clean["bits"] = checks.bit_width(spec["bits"], 2 if kind == "prod" else 1, 8, f"the {kind} quantizer", fractions)
     if kind == "polar":
@@ -66,6 +71,25 @@ def validated(spec: Mapping[str, Any]) -> Spec:
     return clean
 
 
+def _trellis(spec: Mapping[str, Any], clean: Spec) -> Spec:
+    dim = clean["dim"]
+    bits = clean["bits"] = int(checks.bit_width(spec["bits"], 1, 4, "the trellis quantizer"))
+    states = clean["states"] = checks.count(spec["states"], 8, max(STATES), "states")
+    if states not in STATES:
+        raise InvalidSpec(f"states must be one of {', '.join(map(str, STATES))}, got {states}")
+    clean["rotation"] = checks.choice(spec["rotation"], ROTATIONS, "rotation")
+    _require_table(dim * dim, clean["rotation"] == "dense", "rotation", dim)
+    window = window_bits(bits, states)
+    if dim > MAX_TRELLIS_DIM:
+        raise InvalidDimension(f"the trellis quantizer takes a dim of at most {MAX_TRELLIS_DIM}, got {dim}")
+    if dim * bits < 4 * window:  # a path that closes on itself after fewer bits is worse than no trellis at all
+        raise InvalidDimension(
+            f"a trellis of {states} states needs dim * bits of at least {4 * window}, got {dim} * {bits}; "
+            "use fewer states or the mse quantizer"
+        )
+    return clean
+
+
 def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
     """A spec may come from a stranger's file: it must not ask for a matrix of gigabytes."""
     if is_matrix and entries > MAX_MATRIX:
@@ -76,8 +100,8 @@ def _require_table(entries: int, is_matrix: bool, what: str, dim: int) -> None:
 
 def _codec(spec: Mapping[str, Any]) -> Spec:
     wrapped = spec["quantizer"]
-    if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar"):
-        raise InvalidSpec(f"a codec wraps an mse, prod or polar quantizer, got {reprlib.repr(wrapped)}")
+    if not isinstance(wrapped, Mapping) or wrapped.get("kind") not in ("mse", "prod", "polar", "trellis"):
+        raise InvalidSpec(f"a codec wraps an mse, prod, polar or trellis quantizer, got {reprlib.repr(wrapped)}")
     inner = validated(wrapped)
     search = checks.count(spec["search"], 0, MAX_SEARCH, "search")
     if search and (search % 2 == 0 or search < 3):
@@ -103,6 +127,8 @@ def fields(spec: Spec) -> Fields:
             inner["gammas"] = (None, scale)
         return {**inner, "scales": (None, scale)}
     dim = spec["dim"]
+    if kind == "trellis":
+        return {"packed": (plane_bytes(dim * spec["bits"], 1), U8)}
     if kind == "mse":
         return {"packed": (row_bytes(dim, spec["bits"]), U8)}
     if kind == "prod":
@@ -118,6 +144,8 @@ def packed_parts(spec: Spec) -> list[tuple[int, int, float]]:
     if spec["kind"] == "codec":
         return packed_parts(spec["quantizer"])
     dim = spec["dim"]
+    if spec["kind"] == "trellis":
+        return [(0, dim * spec["bits"], 1)]  # one stream of bits
     if spec["kind"] == "mse":
         return [(0, dim, spec["bits"])]
     if spec["kind"] == "prod":

@@ -16,9 +16,11 @@ from tq_core.norms import row_norms, unit_rows
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates
 from tq_core.radix import RADICES
-from tq_core.registry import API_VERSION, Backend
+from tq_core.registry import API_VERSION, Backend, Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_plan import TrellisPlan, trellis_candidates
+from tq_core.trellis_table import BITS, STATES, trellis
 
 DIMS: Final = (2, 3, 7, 8, 9, 12, 15, 16, 17, 20, 31, 33, 40, 48, 63, 64, 65, 80, 96, 100, 127, 128, 129, 192, 200, 256)
 LARGE_DIMS: Final = (576, 768, 1536)
@@ -77,6 +79,12 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
         _check_accuracies(backend, _plan(100, bits, sketch=Sketch(100, 100, "gaussian", 5)))
     for bits in RADICES:
         _check_accuracies(backend, _plan(128, bits))
+    for states in STATES if exact else STATES[:2]:  # an oracle walks one window at a time
+        for bits in BITS:
+            _check_codes(backend, _trellis_plan(64, bits, states), exact, rows=ROWS if exact and states < 1024 else 3)
+    for dim, bits, states in ((33, 3, 8), (45, 3, 256), (129, 1, 256), (300, 4, 256)):
+        _check_codes(backend, _trellis_plan(dim, bits, states, rule="mse", search=3), exact, rows=ROWS if exact else 3)
+    _check_accuracies(backend, _trellis_plan(100, 2, 256))
 
 
 def _require(holds: object, message: str) -> None:
@@ -97,6 +105,11 @@ def _plan(
     return ScalarPlan(Rotation(dim, "hadamard", 7), codebook_of(dim, bits), rule, candidates, sketch, strict)
 
 
+def _trellis_plan(dim: int, bits: int, states: int, *, rule: str = "unbiased", search: int = 0) -> TrellisPlan:
+    rotation = Rotation(dim, "hadamard", 7)
+    return TrellisPlan(rotation, trellis(bits, states), rule, trellis_candidates(dim, search), strict=False)
+
+
 def _check_rotation(backend: Backend, rotation: Rotation, exact: bool) -> None:
     where = f"dim {rotation.dim}, {rotation.kind}"
     x = samples(rotation.dim)
@@ -106,10 +119,10 @@ def _check_rotation(backend: Backend, rotation: Rotation, exact: bool) -> None:
     _same(back, REFERENCE.unrotate(rotation, expected), exact, 1e-5, f"unrotate, {where}")
 
 
-def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
+def _check_codes(backend: Backend, plan: Plan, exact: bool, rows: int = ROWS) -> None:
     kind = f", {plan.sketch.kind} sketch" if plan.sketch else ""
     where = f"dim {plan.dim}, {plan.codebook.bits} bits, {plan.rule}, {len(plan.candidates)} candidates{kind}"
-    x = samples(plan.dim)
+    x = samples(plan.dim)[:rows]
     packed, scales, gammas = REFERENCE.encode(plan, x)
     given, queries = _guarded(x), samples(plan.dim, 1)[:5]
     _check_encoded(plan, x, backend.encode(plan, given), (packed, scales, gammas), exact, where)
@@ -143,7 +156,7 @@ def _check_codes(backend: Backend, plan: ScalarPlan, exact: bool) -> None:
 
 
 def _check_encoded(
-    plan: ScalarPlan, x: NDArray[np.floating], got: Encoding, expected: Encoding, exact: bool, where: str
+    plan: Plan, x: NDArray[np.floating], got: Encoding, expected: Encoding, exact: bool, where: str
 ) -> None:
     """Codes, scales and residual norms of an encode; those of an oracle only where its codes are the same."""
     packed, scales, gammas = expected
@@ -154,7 +167,7 @@ def _check_encoded(
         if gammas is not None and got[2] is not None:
             _same(got[2], gammas, True, 0, f"residual norms, {where}")
         return
-    if len(plan.candidates) == 1:
+    if len(plan.candidates) == 1 and isinstance(plan, ScalarPlan):
         _only_edges_differ(plan, x, got[0], packed, where)
     stage = slice(0, plan.stage_bytes)
     same = (got[0][:, stage] == packed[:, stage]).all(axis=1)
@@ -230,7 +243,7 @@ def _check_empty(backend: Backend) -> None:
     _require(backend.scores(plan, rows[0], rows[1], None, queries[:0]).shape == (0, 10), "no queries have no scores")
 
 
-def _check_accuracies(backend: Backend, plan: ScalarPlan) -> None:
+def _check_accuracies(backend: Backend, plan: Plan) -> None:
     """What integer arithmetic adds to scores, and that a search finds the best of its own scores."""
     x, queries = samples(plan.dim)[:10], samples(plan.dim, 1)[:10]
     packed, scales, gammas = REFERENCE.encode(plan, x)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "active.h"
+#include "decode/run.h"
 #include "threads.h"
 
 /* How a job is cut: lanes * blocks of query rows * segments of tokens are the items of work. */
@@ -90,7 +91,7 @@ static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, s
     if (side->kind == TQ_BYTES && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
     for (size_t t = 0; side->kind == TQ_FLOATS && t < tokens; t++) {
         float *row = (float *)(void *)d->tile + t * side->padded;
-        tq_active.decode.centroids(side->book, packed + t * side->row_bytes, d->scratch, row);
+        tq_row_centroids(side->book, packed + t * side->row_bytes, d->scratch, row);
         memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
     }
     for (size_t t = 0; side->kind == TQ_WORDS && t < tokens; t += 8) {

@@ -90,9 +90,10 @@ static void word_levels(tq_attend_side *side) {
 
 tq_attend_side tq_attend_make_side(const tq_codebook *book, int integer, int is_value) {
     tq_attend_side side = {.book = book, .dim = book->dim, .step = 1};
+    integer = integer && !book->window; /* levels of a trellis stay floats */
     side.padded = TQ_PADDED(book->dim);
-    side.row_bytes = tq_row_bytes(book->dim, book->bits);
-    if (!integer && book->bits <= 4 && tq_active.attend.dot_codes) side.kind = TQ_CODES;
+    side.row_bytes = tq_book_bytes(book);
+    if (!integer && !book->window && book->bits <= 4 && tq_active.attend.dot_codes) side.kind = TQ_CODES;
     if (integer && book->bits <= 4 && book->dim % 32 == 0 && book->dim <= TQ_ATTEND_BYTES_DIM) {
         side.kind = TQ_BYTES;
         byte_levels(&side, is_value);

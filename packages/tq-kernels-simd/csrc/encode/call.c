@@ -24,12 +24,12 @@ PyObject *tq_call_encode(PyObject *module, PyObject *const *args, Py_ssize_t cou
     if (scales && (gammas || !sketched)) {
         tq_encode_job job = {plan, x->buf, tq_format(x), packed->buf, scales->buf, gammas ? gammas->buf : NULL};
         int failed;
-        if (x->shape[0] <= 4 && plan->book.dim <= 1024 && !sketched) {
+        if (x->shape[0] <= 4 && plan->book.dim <= 1024 && !sketched && !plan->book.window) {
             /* microseconds: giving the lock away and taking it back would take as long */
             failed = tq_encode_rows(&job, 0, (size_t)x->shape[0]);
         } else {
             Py_BEGIN_ALLOW_THREADS
-            failed = tq_parallel((int)threads, (size_t)x->shape[0], 32768 / plan->book.dim + 1, tq_encode_rows, &job);
+            failed = tq_parallel((int)threads, (size_t)x->shape[0], (plan->book.window ? 1024 : 32768) / plan->book.dim + 1, tq_encode_rows, &job);
             Py_END_ALLOW_THREADS
         }
         result = failed ? PyErr_NoMemory() : Py_NewRef(Py_None);

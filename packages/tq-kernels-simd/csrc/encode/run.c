@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "active.h"
+#include "trellis/run.h"
 
 #define UNIT 4096.0
 #define SQUARE 16777216.0
@@ -19,6 +20,7 @@ typedef struct scratch {
     int16_t *narrow;
     uint8_t *waiting[TQ_SKETCH_ROWS];
     size_t held, stride;
+    tq_trellis_scratch trellis; /* its memory NULL for other codebooks */
     void *memory;
 } scratch;
 
@@ -126,7 +128,10 @@ static void finish(const tq_encode_job *job, size_t row, scratch *of, float *z, 
     const tq_encode_slots *slots = &tq_active.encode;
     uint8_t *out = job->packed + row * plan->row_bytes;
     int64_t dot, square = 0;
-    if (plan->book.bits == TQ_MIXED) {
+    if (plan->book.window) {
+        slots->coordinates(z, plan->book.dim, of->v);
+        tq_trellis_row(plan, z, of->v, &of->trellis, out, &dot, &square);
+    } else if (plan->book.bits == TQ_MIXED) {
         slots->coordinates(z, plan->book.dim, of->v);
         best_codes(plan, of, z, &dot, &square);
         tq_active.mixed.pack(&plan->book, of->codes, out);
@@ -154,6 +159,11 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     _Alignas(64) char local[8192];
     size_t sketched = plan->sketch.kind == TQ_NO_SKETCH ? 0 : last - first < TQ_SKETCH_ROWS ? last - first : TQ_SKETCH_ROWS;
     if (scratch_make(&of, plan->book.dim, batch, sketched, local, sizeof local)) return -1;
+    of.trellis.memory = NULL;
+    if (plan->book.window && tq_trellis_scratch_make(&of.trellis, &plan->book)) {
+        tq_aligned_free(of.memory);
+        return -1;
+    }
     for (size_t start = first; start < last; start += batch) {
         size_t rows = last - start < batch ? last - start : batch;
         const char *next = start + batch < last ? (const char *)job->x + (start + batch) * row_bytes : NULL;
@@ -164,6 +174,7 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
         for (size_t r = 0; r < rows; r++) finish(job, start + r, &of, of.scaled + r * padded, of.norms[r]);
     }
     sketch_waiting(plan, &of);
+    tq_trellis_scratch_free(&of.trellis);
     tq_aligned_free(of.memory);
     return 0;
 }

@@ -9,4 +9,5 @@ void tq_fill_avx2(tq_table *table) {
     tq_sketch_avx2(&table->sketch);
     tq_attend_avx2(&table->attend);
     tq_probe_avx2(&table->probe);
+    tq_trellis_avx2(&table->trellis);
 }

@@ -9,4 +9,5 @@ void tq_fill_avx512(tq_table *table) {
     tq_sketch_avx512(&table->sketch);
     tq_attend_avx512(&table->attend);
     tq_probe_avx512(&table->probe);
+    tq_trellis_avx512(&table->trellis);
 }

@@ -9,4 +9,5 @@ void tq_fill_dotprod(tq_table *table) {
     tq_sketch_dotprod(&table->sketch);
     tq_attend_dotprod(&table->attend);
     tq_probe_dotprod(&table->probe);
+    tq_trellis_dotprod(&table->trellis);
 }

@@ -9,4 +9,5 @@ void tq_fill_neon(tq_table *table) {
     tq_sketch_neon(&table->sketch);
     tq_attend_neon(&table->attend);
     tq_probe_neon(&table->probe);
+    tq_trellis_neon(&table->trellis);
 }

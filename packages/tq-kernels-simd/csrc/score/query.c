@@ -54,8 +54,9 @@ void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels) {
         }
 }
 
-static int method_of(size_t bits, int accuracy) {
-    if (bits == TQ_MIXED) return TQ_EXACT;
+static int method_of(const tq_codebook *book, int accuracy) {
+    size_t bits = book->bits;
+    if (bits == TQ_MIXED || book->window) return TQ_EXACT;
     if (accuracy == TQ_INT8) return bits <= 4 ? TQ_INT8 : TQ_INT16;
     return accuracy == TQ_INT16 && bits <= 5 ? TQ_INT16 : TQ_EXACT;
 }
@@ -135,7 +136,7 @@ static void describe(tq_queries *made, const tq_plan *plan, int accuracy) {
     made->is_sketch = !plan->book.bits;
     for (int i = 0; i < made->parts; i++) {
         tq_part *part = &made->part[i];
-        part->method = method_of(part->book.bits, accuracy);
+        part->method = method_of(&part->book, accuracy);
         if (part->method == TQ_INT8) {
             tq_levels8_make(&part->book, &part->levels8);
             part->levels8.lanes = lanes_of(&part->book);

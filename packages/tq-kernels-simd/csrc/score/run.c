@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "active.h"
+#include "decode/run.h"
 
 #define TILE_ROWS 16 /* of 768 bytes or so: in the first-level cache beside the queries */
 #define SPAN 4096    /* floats that are added in float32 before they go to float64 */
@@ -146,11 +147,9 @@ static void by_float(const task *it, const float *weight, int add, float *out, s
     const tq_part *part = it->part;
     const float *queries = (const float *)part->queries + it->first_query * part->length;
     double *products = it->scratch->products;
-    void (*centroids)(const tq_codebook *, const uint8_t *, uint8_t *, float *) =
-        part->book.bits == TQ_MIXED ? tq_active.mixed.centroids : tq_active.decode.centroids;
     for (size_t r = 0; r < it->rows; r++) {
         const uint8_t *packed = it->packed + r * it->packed_stride + part->offset;
-        centroids(&part->book, packed, it->scratch->codes, it->scratch->row);
+        tq_row_centroids(&part->book, packed, it->scratch->codes, it->scratch->row);
         memset(products, 0, it->queries * sizeof *products);
         for (size_t start = 0; start < part->length; start += SPAN)
             tq_active.score.dots32(it->scratch->row + start, queries + start, part->length, it->queries,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_kernels_simd import _simd
 from tq_kernels_simd.backend import MAX_THREADS, SimdBackend
 from tq_kernels_simd.plan import pack_plan
@@ -93,7 +93,7 @@ class PackedAttention:
     """
 
     def __init__(
-        self, keys: ScalarPlan, values: ScalarPlan, backend: SimdBackend, *, accuracy: str = "integer", threads: int = 1
+        self, keys: Plan, values: Plan, backend: SimdBackend, *, accuracy: str = "integer", threads: int = 1
     ) -> None:
         for name, plan in (("keys", keys), ("values", values)):
             if plan.sketch is not None:

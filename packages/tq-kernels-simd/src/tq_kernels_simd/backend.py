@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tq_core.codebook import MixedCodebook
 from tq_core.errors import InvalidSpec
 from tq_core.numpy_backend import NumpyBackend
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
@@ -62,7 +63,7 @@ class SimdBackend(NumpyBackend):
         _simd.rotate(packed, x, out, inverse, self.threads)
         return out
 
-    def encode(self, plan: ScalarPlan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
+    def encode(self, plan: Plan, x: NDArray[np.floating]) -> tuple[U8, F32, F32 | None]:
         """As NumpyBackend, bit for bit."""
         if plan.rotation.matrix is not None:
             return super().encode(plan, x)
@@ -72,7 +73,7 @@ class SimdBackend(NumpyBackend):
         _simd.encode(self._packed(plan), x, packed, scales, gammas, self.threads)
         return packed, scales, gammas
 
-    def decode(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
+    def decode(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None) -> F32:
         """As NumpyBackend, within rounding."""
         if plan.rotation.matrix is not None or plan.sketch is not None:
             return super().decode(plan, packed, scales, gammas)
@@ -81,7 +82,7 @@ class SimdBackend(NumpyBackend):
         return out
 
     def scores(
-        self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
+        self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, queries: F32, *, accuracy: str = "exact"
     ) -> F32:
         """As NumpyBackend, within rounding; at "int16" and "int8" with the error that csrc/score/query.h allows."""
         out = np.empty((len(queries), len(packed)), np.float32)
@@ -91,7 +92,7 @@ class SimdBackend(NumpyBackend):
 
     def search(
         self,
-        plan: ScalarPlan,
+        plan: Plan,
         packed: U8,
         scales: NDArray[np.floating],
         gammas: NDArray[np.floating] | None,
@@ -106,7 +107,7 @@ class SimdBackend(NumpyBackend):
         _simd.search(self._packed(plan), packed, scales, gammas, rotated, mask, k, number, *found, self.threads)
         return found
 
-    def combine(self, plan: ScalarPlan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+    def combine(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
         """As NumpyBackend, within rounding; signs are added before they are projected back, once a sum."""
         ready = self._packed(plan)
         total = np.empty((len(weights), plan.dim), np.float32)
@@ -143,18 +144,25 @@ class SimdBackend(NumpyBackend):
             packed = self._sketches[sketch] = pack_sketch(sketch)
         return packed
 
-    def _packed(self, plan: ScalarPlan) -> object:
+    def _packed(self, plan: Plan) -> object:
         """The packed form of a plan, kept as long as its rotation; the rest of a plan is told by its numbers."""
         book, sketch = plan.codebook, plan.sketch
         drawn = None if sketch is None else (sketch.kind, sketch.seed, sketch.projections)
-        key = (book.dim, book.bits, plan.rule, plan.candidates, plan.strict, drawn)
+        key = (
+            book.bits,
+            book.states if isinstance(book, Trellis) else 0,
+            plan.rule,
+            plan.candidates,
+            plan.strict,
+            drawn,
+        )
         of_rotation = self._plans.setdefault(plan.rotation, {})
         found = of_rotation.get(key)
         if found is None:
             found = of_rotation[key] = pack_plan(plan)
         return found
 
-    def attention(self, keys: ScalarPlan, values: ScalarPlan, accuracy: str) -> "PackedAttention | None":
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> "PackedAttention | None":
         """Fused attention over tokens packed by two plans; see tq_kernels_simd.attention.
 
         None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.

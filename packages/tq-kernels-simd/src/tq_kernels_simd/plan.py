@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core.codebook import Codebook, MixedCodebook
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 
-MAGIC: Final = int.from_bytes(b"TQPLN001", "little")
-HEADER: Final = struct.Struct("=21q5d")
+MAGIC: Final = int.from_bytes(b"TQPLN002", "little")
+HEADER: Final = struct.Struct("=22q5d")
 RULES: Final = ("plain", "mse", "norm", "unbiased")  # a rule's number is its index
 SKETCHES: Final = {None: 0, "gaussian": 1, "hadamard": 2}
 MIXED: Final = 9  # TQ_MIXED, TQ_MIXED_LANES and TQ_MIXED_THRESHOLDS of csrc/plan.h
 LANES: Final = 16
+PAIR_BITS: Final = 11  # TQ_PAIR_BITS of csrc/plan.h
 THRESHOLDS: Final = 5
 SIGN: Final = np.uint32(0x80000000)
 
@@ -49,7 +51,7 @@ def pack_sketch(sketch: Sketch) -> object:
     return _simd.plan(_bytes(None, None, "plain", (), sketch, strict=False))
 
 
-def pack_plan(plan: ScalarPlan) -> object:
+def pack_plan(plan: Plan) -> object:
     """The checked plan of a quantizer or codec."""
     return _simd.plan(plan_bytes(plan))
 
@@ -59,14 +61,14 @@ def rotation_bytes(rotation: Rotation) -> bytes:
     return _bytes(rotation, None, "plain", (), None, strict=False)
 
 
-def plan_bytes(plan: ScalarPlan) -> bytes:
+def plan_bytes(plan: Plan) -> bytes:
     """What `pack_plan` hands to the C code."""
     return _bytes(plan.rotation, plan.codebook, plan.rule, plan.candidates, plan.sketch, strict=plan.strict)
 
 
 def _bytes(
     rotation: Rotation | None,
-    book: Codebook | MixedCodebook | None,
+    book: Codebook | MixedCodebook | Trellis | None,
     rule: str,
     candidates: tuple[float, ...],
     sketch: Sketch | None,
@@ -86,6 +88,12 @@ def _bytes(
     if isinstance(book, MixedCodebook):
         width = MIXED
         thresholds, levels, centroids, magnitudes = _mixed(arrays, book)
+    elif isinstance(book, Trellis):
+        width, levels, centroids = book.bits, arrays.add(2 * book.levels), arrays.add(book.centroids)
+        if book.window + book.bits <= PAIR_BITS:
+            both = np.arange(1 << (book.window + book.bits))
+            first, second = book.centroids[both & ((1 << book.window) - 1)], book.centroids[both >> book.bits]
+            thresholds = arrays.add(np.stack([first, second], axis=1))
     elif book is not None:
         width, half = book.bits, 1 << (book.bits - 1)
         thresholds, levels = arrays.add(book.thresholds), arrays.add(book.levels[half:])
@@ -114,6 +122,7 @@ def _bytes(
         matrix,
         sketch_signs,
         sketch_permutations,
+        book.window if isinstance(book, Trellis) else 0,
         factor,
         inverse,
         sketch_factor,

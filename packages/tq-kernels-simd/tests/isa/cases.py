@@ -11,9 +11,12 @@ from tq_core.codebook import codebook_of
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES, ScalarPlan, scale_candidates
 from tq_core.radix import RADICES
+from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
 from tq_core.testing import samples
+from tq_core.trellis_plan import TrellisPlan, trellis_candidates
+from tq_core.trellis_table import BITS, STATES, trellis
 from tq_kernels_simd.plan import plan_bytes, rotation_bytes
 
 ROTATE, ENCODE, DECODE, REFUSED, SCORE, ATTEND = 1, 2, 3, 4, 5, 6
@@ -25,7 +28,7 @@ REFERENCE = NumpyBackend()
 
 def write_cases(path: Path) -> int:
     """Write every case; returns how many."""
-    cases = [*_rotations(), *_encodings(), *_scores(), *_attentions(), *_refusals()]
+    cases = [*_rotations(), *_encodings(), *_trellises(), *_scores(), *_attentions(), *_refusals()]
     with path.open("wb") as file:
         for kind, *blobs in cases:
             file.write(struct.pack("=I", kind))
@@ -61,6 +64,23 @@ def _encodings() -> Iterator[tuple]:
     yield from _encoding(_plan(1536, 4), "f")
 
 
+def _trellises() -> Iterator[tuple]:
+    """Codes and decoded rows of every table, scores and attention of some."""
+    for states in STATES:
+        for bits in BITS:
+            yield from _encoding(_trellis(64, bits, states), "f")
+    for dim, bits, states, search in ((33, 3, 8, 3), (45, 3, 256, 3), (129, 1, 256, 0), (300, 4, 256, 0)):
+        yield from _encoding(_trellis(dim, bits, states, search), "f")
+        yield _score(_trellis(dim, bits, states), rows=40)
+        yield _attention(_trellis(dim, bits, states), _plan(32, 4))
+        yield _attention(_plan(32, 4), _trellis(dim, bits, states))
+
+
+def _trellis(dim: int, bits: int, states: int, search: int = 0) -> TrellisPlan:
+    candidates = trellis_candidates(dim, search)
+    return TrellisPlan(Rotation(dim, "hadamard", 7), trellis(bits, states), "unbiased", candidates, strict=False)
+
+
 def _plan(
     dim: int, bits: float, *, rule: str = "unbiased", search: int = 0, sketch: Sketch | None = None
 ) -> ScalarPlan:
@@ -69,7 +89,7 @@ def _plan(
     )
 
 
-def _encoding(plan: ScalarPlan, dtype: str) -> Iterator[tuple]:
+def _encoding(plan: Plan, dtype: str) -> Iterator[tuple]:
     x = samples(plan.dim)
     if dtype == "e":
         x = x[:17]  # beyond are rows that float16 cannot hold
@@ -91,7 +111,7 @@ def _scores() -> Iterator[tuple]:
             yield _score(_plan(dim, 3, sketch=Sketch(dim, dim, kind, 5)), rows=40)
 
 
-def _score(plan: ScalarPlan, rows: int) -> tuple:
+def _score(plan: Plan, rows: int) -> tuple:
     rng = np.random.default_rng(round(plan.dim * 8 + plan.codebook.bits))
     packed, scales, gammas = REFERENCE.encode(plan, rng.standard_normal((rows, plan.dim)).astype(np.float32))
     queries = rng.standard_normal((37, plan.dim)).astype(np.float32)
@@ -136,7 +156,7 @@ def _sights(tokens: int = 137) -> Iterator[Sight]:
     yield Sight(limits, mask, softcap=2.0, groups=5)  # 35 rows, more than a block has
 
 
-def _attention(keys: ScalarPlan, values: ScalarPlan, tokens: int = 137, sight: Sight = EVERYTHING) -> tuple:
+def _attention(keys: Plan, values: Plan, tokens: int = 137, sight: Sight = EVERYTHING) -> tuple:
     """Attention in float64 over decoded rows; the output is rotated, as the kernel leaves it."""
     limits, mask, softcap, groups = sight
     count = next((len(part) for part in (limits, mask) if part is not None), 5)
@@ -166,7 +186,7 @@ def _attention(keys: ScalarPlan, values: ScalarPlan, tokens: int = 137, sight: S
 
 def _refusals() -> Iterator[tuple]:
     good = plan_bytes(_plan(100, 3))
-    for length in (0, 8, 207, 208, len(good) - 8):
+    for length in (0, 8, 215, 216, len(good) - 8):
         yield REFUSED, good[:length]
     for word in range(18):  # the last three belong to sketches
         yield REFUSED, good[: 8 * word] + struct.pack("=q", -1) + good[8 * word + 8 :]
