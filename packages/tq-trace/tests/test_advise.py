@@ -133,7 +133,7 @@ def test_a_goal_that_cannot_be_met_is_an_error_that_says_what_can(plain, goal, m
 def test_every_store_and_addition_that_is_searched_is_a_policy():
     from tq_cache import CachePolicy
 
-    keys, values = sides()
+    keys, values = sides({(64, 64)})
     assert {"k=mse4", "k=mse4,kmean=64", "k=mse2.5"} <= set(keys)
     assert {"v=mse1", "v=mse3.5", "v=mse8"} <= set(values)
     for key in keys:
@@ -141,3 +141,13 @@ def test_every_store_and_addition_that_is_searched_is_a_policy():
             for text in additions(f"{key},{value}", 32):
                 assert CachePolicy.parse(text).resolve(32)
     assert not any("boundary" in text for text in additions("k=mse4,v=mse4", 3))
+
+
+def test_a_trellis_is_searched_only_where_it_is_encoded_fast(plain):
+    from tq_trace.advise import KINDS
+
+    slow = advise(plain[0], max_kl=0.1, backend="numpy", times=False)
+    assert not any("trellis" in point.policy for point in slow.points)
+    keys, _ = sides({(64, 64)}, KINDS)
+    assert "k=trellis4" in keys
+    assert not any("trellis1" in key for key in sides({(32, 64)}, KINDS)[0])  # needs more coordinates than 32

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from math import hypot, sqrt
 from typing import Final
 
-from tq_cache import CachePolicy, InvalidPolicy
-from tq_core import InvalidSpec
+from tq_cache import CachePolicy, InvalidPolicy, QuantizedKVCache
+from tq_core import InvalidSpec, TurboQuantError
+from tq_core.registry import resolve
 from tq_trace.advice import Advice, Point
 from tq_trace.replay import Progress, replay
 from tq_trace.report import Row
@@ -21,6 +22,9 @@ KINDS: Final = ("mse", "trellis")
 
 BITS: Final = (1, 2, 2.25, 2.5, 3, 3.25, 3.5, 4, 5, 6, 7, 8)
 """Widths that are searched, where a family has them."""
+
+FAST: Final = ("simd", "gpu")
+"""Backends that encode a trellis in reasonable time; with others the first family alone is searched."""
 
 MEAN_TOKENS: Final = 64
 SINKS: Final = 4
@@ -67,7 +71,8 @@ def advise(
         report = replay(traces, list(dict.fromkeys(policies)), progress=stage.next(label), **options)  # type: ignore[arg-type]
         return [row for row in report.rows if row.kind == "policy"]
 
-    keys, values = sides()
+    kinds = KINDS if resolve(backend).name in FAST else KINDS[:1]
+    keys, values = sides({(one.head_dim, one.value_dim) for one in traces}, kinds)
     found = rows([*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)], "each side")
     pairs = _pairs(found, len(keys))
     chosen = [pair for share in HEADROOM for pair in goal.nearest(pairs, share)]
@@ -88,10 +93,13 @@ def advise(
     return Advice(best.policy, goal.text, proof, points)
 
 
-def sides() -> tuple[list[str], list[str]]:
-    """Parts of policies for keys, with and without removal of their mean, and for values: all of KINDS and BITS."""
-    names = (f"{kind}{bits:g}" for kind in KINDS for bits in BITS)
-    stores = [name for name in names if _exists(f"k={name},v={name}")]
+def sides(dims: Iterable[tuple[int, int]], kinds: Sequence[str] = KINDS) -> tuple[list[str], list[str]]:
+    """Parts of policies for keys, with and without removal of their mean, and for values: all of kinds and BITS.
+
+    Those that vectors of such key and value dims can be stored by.
+    """
+    names = (f"{kind}{bits:g}" for kind in kinds for bits in BITS)
+    stores = [name for name in names if _exists(f"k={name},v={name}") and _fits(name, dims)]
     means = [mean for mean in ("", f",kmean={MEAN_TOKENS}") if _exists(f"k=mse4,v=mse4{mean}")]
     return [f"k={store}{mean}" for store in stores for mean in means], [f"v={store}" for store in stores]
 
@@ -105,11 +113,22 @@ def _exists(policy: str) -> bool:
     return True
 
 
+def _fits(store: str, dims: Iterable[tuple[int, int]]) -> bool:
+    """Whether vectors of these dims can be stored so: a trellis needs more coordinates than some heads have."""
+    try:
+        for key_dim, value_dim in dims:
+            QuantizedKVCache(key_dim, f"k={store},v={store}", value_dim=value_dim)
+    except TurboQuantError:
+        return False
+    return True
+
+
 def additions(policy: str, layers: int) -> list[str]:
     """The policy alone, and with exact sinks, an exact window, and more bits at the ends of the model."""
     windows = ("", f",sinks={SINKS}", f",sinks={SINKS},window={WINDOW}")
     edges = ("", f",boundary={max(1, layers // 8)}@8") if layers >= 4 else ("",)
-    return [f"{policy}{window}{edge}" for window in windows for edge in edges]
+    texts = (f"{policy}{window}{edge}" for window in windows for edge in edges)
+    return [text for text in texts if _exists(text)]  # not every family has 8 bits for the ends
 
 
 @dataclass(frozen=True)
