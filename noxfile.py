@@ -130,10 +130,10 @@ def model(session: nox.Session) -> None:
 @nox.session(venv_backend="venv")
 @nox.parametrize("transformers", ["5.23.0", "4.57.6"], ids=["5", "4"])
 def hf(session: nox.Session, transformers: str) -> None:
-    """TurboQuantCache in small models of transformers, newest and oldest supported: `nox -s hf`."""
+    """TurboQuantCache and trace export in small models of transformers, newest and oldest supported: `nox -s hf`."""
     session.install("torch==2.13.0", f"transformers=={transformers}", "pytest", "hypothesis")
-    session.install("-e", "packages/tq-core", "-e", "packages/tq-cache")
-    session.run("pytest", "-m", "hf", "packages/tq-cache/tests/hf", *session.posargs)
+    session.install("-e", "packages/tq-core", "-e", "packages/tq-cache", "-e", "packages/tq-trace")
+    session.run("pytest", "-m", "hf", "packages/tq-cache/tests/hf", "packages/tq-trace/tests/hf", *session.posargs)
 
 
 EXPORTERS = {  # versions that worked together; the two sets cannot share an environment

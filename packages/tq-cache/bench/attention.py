@@ -2,8 +2,9 @@
 
 8 key/value heads, 32 query heads, head_dim 128, `k=mse4,v=mse4` unless said otherwise. The float32 side attends with
 batched matrix products over the very numbers that the codes decode to, laid out once before timing, as a float cache
-would hold them; its append writes into room that is there. Both sides take turns in one process; figures are medians of
-CPU time, BLAS on one thread. `append` is measured at each length by itself: its cost must not grow with the length.
+would hold them; its append writes into room that is there. `attend_integer` is `attend` with `accuracy="integer"`. All
+take turns in one process; figures are medians of CPU time, BLAS on one thread. `append` is measured at each length by
+itself, too: its cost must not grow with the length.
 `bytes_ratio` is the layer's whole ledger over float16, tables included, with room made for its tokens (`capacity=`);
 the bar is 0.28 at 4 bits from 4,096 tokens on, as the tables are the same for any length. `grown_ratio` is that of a
 layer that grew by appends, up to a sixteenth of spare room included.
@@ -97,17 +98,26 @@ def step(layer: MultiHeadKVCache, turns: int, random: np.random.Generator) -> di
     calls = {
         "append": append,
         "attend": lambda: layer.attend(queries),
+        "attend_integer": lambda: layer.attend(queries, accuracy="integer"),
         "float32_append": append_float,
         "float32_attend": lambda: float_attention(grouped, *room[:, :, :tokens]),
     }
     times = medians(calls, turns)
     layer.crop(tokens)
-    packed, plain = (times[side + "append"]["ms"] + times[side + "attend"]["ms"] for side in ("", "float32_"))
+    packed, integer, plain = (
+        times[add]["ms"] + times[attend]["ms"]
+        for add, attend in (
+            ("append", "attend"),
+            ("append", "attend_integer"),
+            ("float32_append", "float32_attend"),
+        )
+    )
     grown = layer.ledger()
     return {
         "tokens": tokens,
         **times,
         "step_over_float32": round(packed / plain, 3),
+        "integer_step_over_float32": round(integer / plain, 3),
         "largest_difference": error,
         "grown_ratio": round(grown.total / grown.exact_bytes("float16"), 4),
     }
@@ -153,8 +163,8 @@ def main() -> int:
     random = np.random.default_rng(17)
     print(f"ms of CPU a step of one layer, {options.policy}, {KV_HEADS} key/value heads, {QUERY_HEADS} query heads")
     print(
-        f"{'tokens':>7} {'append':>8} {'attend':>8} {'float32 attend':>15} {'step / float32':>15}"
-        f" {'bytes / float16':>16}"
+        f"{'tokens':>7} {'append':>8} {'attend':>8} {'integer':>8} {'float32 attend':>15} {'step / float32':>15}"
+        f" {'integer step':>13} {'bytes / float16':>16}"
     )
     steps = []
     for tokens in options.tokens:
@@ -162,8 +172,9 @@ def main() -> int:
         line |= sized(filled(options.policy, options.backend, tokens, random, room=tokens))
         steps.append(line)
         print(
-            f"{tokens:>7} {line['append']['ms']:8.2f} {line['attend']['ms']:8.2f} {line['float32_attend']['ms']:15.2f}"
-            f" {line['step_over_float32']:15.2f} {line['bytes_ratio']:16.4f}",
+            f"{tokens:>7} {line['append']['ms']:8.2f} {line['attend']['ms']:8.2f} {line['attend_integer']['ms']:8.2f}"
+            f" {line['float32_attend']['ms']:15.2f} {line['step_over_float32']:15.2f}"
+            f" {line['integer_step_over_float32']:13.2f} {line['bytes_ratio']:16.4f}",
             flush=True,
         )
     lengths = [length for length in APPEND_LENGTHS if length <= max(options.tokens)]

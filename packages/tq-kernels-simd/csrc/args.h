@@ -54,6 +54,7 @@ PyObject *tq_call_attend(PyObject *module, PyObject *const *args, Py_ssize_t cou
 PyObject *tq_call_attend_workspace(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_attend_exp(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_search(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *tq_call_combine(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *tq_call_sketch(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

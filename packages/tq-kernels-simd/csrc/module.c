@@ -42,6 +42,7 @@ static PyMethodDef methods[] = {
     FAST("scores", tq_call_scores, "scores(plan, packed, scales, gammas, rotated_queries, out, accuracy, threads)"),
     FAST("search", tq_call_search,
          "search(plan, packed, scales, gammas, rotated_queries, mask, k, accuracy, out_scores, out_indices, threads)"),
+    FAST("combine", tq_call_combine, "combine(plan, packed, scales, weights, is_sketch, out, threads)"),
     FAST("sketch", tq_call_sketch, "sketch(plan, residuals, out, threads)"),
     FAST("probe_fma", tq_call_probe_fma, "probe_fma(steps) -> float32 operations done"),
     FAST("probe_read", tq_call_probe_read, "probe_read(buffer) -> exclusive or of its words"),

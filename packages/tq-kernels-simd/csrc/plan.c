@@ -226,8 +226,11 @@ static void sketch(reader *in, tq_sketch *to, const header *h) {
     to->projections = (size_t)h->projections;
     to->constant = h->constant;
     if (h->sketch == TQ_GAUSSIAN) to->matrix = array(in, h->matrix, to->projections * to->dim, 2);
-    for (size_t i = 0; to->matrix && !in->fault && i < to->projections * to->dim; i++)
-        if (to->matrix[i] == INT16_MIN) in->fault = "a number of the sketch is below -32767";
+    for (size_t i = 0; to->matrix && !in->fault && i < to->projections * to->dim; i++) {
+        int size = to->matrix[i] < 0 ? -to->matrix[i] : to->matrix[i];
+        if (size > to->greatest) to->greatest = size;
+    }
+    if (to->greatest > INT16_MAX) in->fault = "a number of the sketch is below -32767";
     if (h->sketch != TQ_HADAMARD || in->fault) return;
     rotation(in, &to->rotation, h, h->sketch_signs, h->sketch_permutations);
     to->rotation.factor = (float)h->sketch_factor;

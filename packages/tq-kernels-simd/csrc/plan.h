@@ -64,6 +64,7 @@ typedef struct tq_sketch {
     int kind;
     size_t dim, projections;
     const int16_t *matrix; /* gaussian: projections * dim, row-major, units of 1/2048 */
+    int greatest;          /* of its magnitudes */
     tq_rotation rotation;  /* hadamard: projections = dim */
     double constant;
 } tq_sketch;

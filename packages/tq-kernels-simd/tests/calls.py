@@ -22,6 +22,7 @@ OUTPUTS = {
     "scores": ["out"],
     "search": ["out_scores", "out_indices"],
     "sketch": ["out"],
+    "combine": ["out"],
     "attend": ["out", "maxima", "sums"],
     "attend_exp": ["x"],
     "attend_workspace": [],
@@ -34,11 +35,12 @@ RETURNING = ["attend_workspace", "plan", "probe_fma", "probe_read"]  # the other
 
 # Arguments by kind; every argument of every function is in exactly one of these tables or an array.
 PLANS = {"attend": ["key_plan", "value_plan"], "attend_workspace": ["key_plan", "value_plan"]} | {
-    method: ["plan"] for method in ("rotate", "encode", "decode", "scores", "search", "sketch")
+    method: ["plan"] for method in ("rotate", "encode", "decode", "scores", "search", "sketch", "combine")
 }
 INTEGERS = {
     **{(method, "threads"): (1, 256) for method in PLANS},
     ("rotate", "inverse"): (0, 1),
+    ("combine", "is_sketch"): (0, 1),
     ("scores", "accuracy"): (0, 2),
     ("search", "k"): (1, 2**31),
     ("search", "accuracy"): (0, 3),
@@ -110,6 +112,14 @@ def _sketch():
     return {"plan": pack_plan(scalar_plan(sketch="gaussian")), "residuals": residuals, "out": out, "threads": 1}
 
 
+def _combine():
+    plan = scalar_plan(sketch="gaussian")
+    packed, scales, _ = NumpyBackend().encode(plan, samples(DIM)[:ROWS])
+    weights = np.random.default_rng(4).random((QUERIES, ROWS), np.float32)
+    arrays = {"packed": packed, "scales": scales, "weights": weights, "is_sketch": 0, "out": _sevens(QUERIES, DIM)}
+    return {"plan": pack_plan(plan), **arrays, "threads": 1}
+
+
 def _attend():
     call = {"key_plan": pack_plan(scalar_plan(64, 4)), "value_plan": pack_plan(scalar_plan(32, 3))}
     for name, plan in (("key", scalar_plan(64, 4)), ("value", scalar_plan(32, 3))):
@@ -135,6 +145,7 @@ CALLS = {
     "scores": _scores,
     "search": _search,
     "sketch": _sketch,
+    "combine": _combine,
     "attend": _attend,
     "attend_exp": lambda: {"x": np.linspace(-3, 3, 64, dtype=np.float32)},
     "attend_workspace": _attend_workspace,

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -21,16 +22,23 @@ LEVELS = [name for name, state in _simd.levels().items() if state == "ok"]
 BOUNDS = {"exact": 1e-4, "mixed": 2e-2, "integer": 2e-2}
 
 
-def errors_of(level, group, accuracy):
+def found_by(level, group, accuracy, **environment):
     """What attention_oracle.py finds for a group of cases at a level, in a child process."""
-    environment = {**os.environ, "TQ_ISA": level}
     command = [sys.executable, "-W", "error", str(HERE / "attention_oracle.py"), group, accuracy]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    settings = {**os.environ, "TQ_ISA": level, **environment}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1200, check=False)
+    if done.returncode < 0:
+        pytest.fail(f"{group} at {level} died of {signal.Signals(-done.returncode).name}: {done.stderr}")
+    assert done.returncode == 0, f"{group} at {level} left with {done.returncode}: {done.stderr}"
     found = json.loads(done.stdout)
     assert found["level"] == level
     assert found["errors"]
-    return found["errors"]
+    return found
+
+
+def errors_of(level, group, accuracy):
+    """The error of each case of a group at a level."""
+    return found_by(level, group, accuracy)["errors"]
 
 
 @pytest.mark.parametrize("accuracy", ["exact", "integer"])
@@ -62,6 +70,17 @@ def test_every_length_stays_within_its_bound_of_float64(level, accuracy):
 def test_threads_move_the_result_by_rounding_only(level, accuracy):
     errors = errors_of(level, "segments", accuracy)
     assert max(errors.values()) <= 2e-6, errors
+
+
+@pytest.mark.parametrize("group", ["every_dim", "sights"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_results_do_not_depend_on_what_memory_held(level, group):
+    # glibc fills what it hands out, here with bytes that make great floats: reading before writing would show
+    filled = {"PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "128"}
+    first, second = found_by(level, group, "exact"), found_by(level, group, "exact", **filled)
+    if "7f" * 1024 not in second["stale"]:
+        pytest.skip("this C library or allocator fills no memory")
+    assert second["bits"] == first["bits"]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -194,8 +213,13 @@ def test_the_workspace_is_tiles_and_does_not_grow_with_tokens(store):
     door = store[0]
     one = door.workspace_bytes(8, 4, 1, 1000)
     assert one == door.workspace_bytes(8, 4, 1, 1_000_000)
-    # a float tile of 64 tokens, two kinds of scratch, 4 queries, their bytes, sums and logits, and scales of a tile
-    assert one == 64 * 64 * 4 + 16 * 64 + 4 * (64 * 4 + 64) + (4 * (64 + 64) + 2 * 64) * 4
+    # two kinds of scratch, 4 queries, their bytes, sums and logits, and scales of a tile
+    rest = 16 * 64 + 4 * (64 * 4 + 64) + (4 * (64 + 64) + 2 * 64) * 4
+    looks_up = _simd.level() in (
+        "avx2",
+        "avx512",
+    )  # codes where they are multiplied; others make a float tile of 64 tokens
+    assert one == rest + (0 if looks_up else 64 * 64 * 4)
     threads = PackedAttention(door.keys, door.values, BACKEND, accuracy="integer", threads=2)
     partials = 4 * (32 + 2) * 4  # one lane on two threads: the second segment's sums
     assert threads.workspace_bytes(1, 4, 1, 10_000) - partials == 2 * threads.workspace_bytes(1, 4, 1, 64)

@@ -42,6 +42,13 @@ def test_gaussian_signs_are_exact_for_residuals_of_any_size(limit):
         assert (SIMD.sketch(sketch, residuals) == NUMPY.sketch(sketch, residuals)).all(), (dim, projections)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 15, 16, 17, 33])
+def test_gaussian_signs_do_not_depend_on_the_rows_beside_them(rows):
+    sketch, residuals = Sketch(70, 71, "gaussian", 5), integers(40, 70, 3000)
+    residuals[3, 5] = 1 << 20  # too great for the arithmetic of its neighbours
+    assert (SIMD.sketch(sketch, residuals[:rows]) == NUMPY.sketch(sketch, residuals)[:rows]).all()
+
+
 def test_structured_signs_are_those_of_numpy():
     for dim in (2, 3, 8, 12, 17, 20, 48, 64, 100, 129, 256, 768):
         sketch, residuals = Sketch(dim, dim, "hadamard", 5), integers(9, dim, 30000)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tq_onnx.buffers import TurnBuffer
+from tq_onnx.buffers import GrownInPlace, TurnBuffer
 from tq_onnx.feeds import StepInputs
 
 
@@ -40,6 +40,19 @@ def test_growth_is_geometric() -> None:
         buffer.turn()
         sizes.add(buffer.nbytes)
     assert len(sizes) < 20
+
+
+def test_memory_grown_in_place_keeps_its_rows_and_its_limit() -> None:
+    buffer = GrownInPlace(2, 3, 4, "float32", 5, 100)
+    assert buffer.past(0) is buffer.target(5)
+    buffer.target(5)[...] = 7
+    for tokens in (6, 60, 99, 100):
+        grown = buffer.target(tokens)
+        assert tokens <= grown.shape[2] <= 100
+        np.testing.assert_array_equal(grown[:, :, :5], 7)
+        np.testing.assert_array_equal(grown[:, :, 5:], 0)
+    assert buffer.nbytes == 2 * 3 * 100 * 4 * 4
+    assert GrownInPlace(1, 1, 1, "float16", 500, 100).nbytes == 200
 
 
 def test_empty_past_has_rank_four() -> None:

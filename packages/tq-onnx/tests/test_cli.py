@@ -94,7 +94,7 @@ def test_text_option_wins_over_the_bundle(capsys, folder, tmp_path) -> None:
         (["--tokens", "100"], "exceed the model's context of 64"),
         (["--windows", "60"], "has 600 tokens, 60 windows of 24 need 1440"),
         (["--windows", "0"], "Invalid value for '--windows'"),
-        (["--mode", "fused"], "Invalid value for '--mode'"),
+        (["--mode", "exact"], "Invalid value for '--mode'"),
         (["--format", "xml"], "Invalid value for '--format'"),
         (["--variant", "q4"], "has no model_q4.onnx"),
         (["--variant", "../q4"], "variant must be letters"),

@@ -174,7 +174,7 @@ def test_tokenizer_of_another_model_is_refused(build, words) -> None:
         ({"seeds": []}, InvalidSpec, "seeds must be one or more different numbers"),
         ({"seeds": [1, 1]}, InvalidSpec, "seeds must be one or more different numbers"),
         ({"seeds": [-1]}, InvalidSpec, "seed must lie in"),
-        ({"mode": "exact"}, InvalidSpec, "in mode 'reconstruct', got 'exact'"),
+        ({"mode": "exact"}, InvalidSpec, "in mode 'reconstruct' or 'fused', got 'exact'"),
         ({"policies": ["k=mse4,v=mse4", "k=mse4"]}, ValueError, r"v=\.\.\. is missing"),
         ({"policies": ["k=mse4,v=mse4,boundary=2@8"]}, ValueError, "the model has 2"),
         ({"backend": "nope"}, RuntimeError, "backend 'nope' cannot run"),

@@ -73,6 +73,16 @@ def test_link_that_leaves_the_bundle(build, tmp_path, capsys, name: str) -> None
     refused(folder, UnsupportedBundle, f"{name} is a link that leaves the bundle", capsys)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "capture"])
+def test_text_of_the_bundle_that_is_a_link_elsewhere(build, tmp_path, capsys, command: str) -> None:
+    folder = build()
+    (tmp_path / "secret").write_text("w1 " * 600)
+    (folder / "validation.txt").symlink_to(tmp_path / "secret")
+    options = ["--output", str(tmp_path / "out")]
+    assert main([command, str(folder), "--tokens", "12", "--windows", "1", "--quiet", *options]) == 2
+    assert "validation.txt is a link that leaves the bundle" in capsys.readouterr().err
+
+
 def test_link_inside_the_bundle_is_fine(build) -> None:
     folder = build()
     (folder / "tokenizer.json").rename(folder / "real.json")

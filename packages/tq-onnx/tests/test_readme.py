@@ -55,7 +55,7 @@ def test_committed_figures_were_made_by_the_command_they_name(committed) -> None
 def test_python_of_the_readme_runs(text, trained: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(trained.parents[2])
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     exec(compile("\n".join(blocks), str(README), "exec"), {})
     out = capsys.readouterr().out
     assert out.startswith("2 64 512\n")

@@ -1,13 +1,16 @@
 """Bundles as exporters write them: the repository's own small ones, and those of a folder named in TQ_BUNDLES."""
 
+import dataclasses
 import functools
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tq_onnx import Bundle, DecoderRunner, UnsupportedBundle
@@ -152,7 +155,7 @@ def test_inspect_says_which_modes_work_or_refuses_the_tensor(folder: Path, capsy
     assert {mode["mode"]: mode["works"] for mode in data["modes"]} == {
         "exact": True,
         "reconstruct": True,
-        "fused": False,
+        "fused": True,
     }
     if folder.name in FACTS and folder.parent == repository():
         form, states, dtype, takes = FACTS[folder.name]
@@ -177,6 +180,39 @@ def test_evaluate_just_works(folder: Path, capsys, tmp_path, words) -> None:
     assert (status, err) == (0, "")
     assert exact["kl_mean"] == 0
     assert 0 < row["kl_mean"] < 0.5
+
+
+@pytest.mark.parametrize("policy", [None, "k=mse3,v=mse3,sinks=2,window=9"])
+@pytest.mark.parametrize("name", ["genai-llama", "genai-lfm2"])
+def test_past_grown_in_place_gives_the_same_bits_in_half_the_memory(monkeypatch, name: str, policy) -> None:
+    own = repository()
+    if own is None:
+        pytest.skip("fixtures/bundles is only in the repository")
+    bundle = Bundle.open(own / name)
+    limits = bundle.file.grown_in_place
+    assert set(limits.values()) == {128}, "rows of the operator's table of rotations"
+    ids, runs = ids_of(bundle, 1, 128), []
+    for chosen in (limits, {}):
+        monkeypatch.setattr(bundle, "file", dataclasses.replace(bundle.file, grown_in_place=chosen))
+        runner = DecoderRunner(bundle, policy)
+        runs.append((runner.step(ids[:, :5]), stepwise(runner, ids[:, 5:]), runner.float_bytes))
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    np.testing.assert_array_equal(runs[0][1], runs[1][1])
+    assert runs[0][2] == runs[1][2] // 2
+
+
+def test_operator_that_drops_tokens_is_refused(tmp_path) -> None:
+    own = repository()
+    if own is None:
+        pytest.skip("fixtures/bundles is only in the repository")
+    folder = shutil.copytree(own / "genai-llama", tmp_path / "copy")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            node.attribute.append(onnx.helper.make_attribute("sliding_window_cache", 1))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedBundle, match=r"'past_key_values\.0\.key' cannot be compressed: its operator drops"):
+        Bundle.open(folder)
 
 
 def test_every_fixture_is_known() -> None:

@@ -358,8 +358,7 @@ def test_fixed_batch_is_insisted_on(build) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"mode": "fused", "policy": "balanced"}, "'fused' is not available in this release; use 'reconstruct'"),
-        ({"mode": "fast"}, "mode must be one of exact, reconstruct, got 'fast'"),
+        ({"mode": "fast"}, "mode must be one of exact, reconstruct, fused, got 'fast'"),
         ({"mode": "exact", "policy": "balanced"}, "takes no policy, got 'balanced'"),
         ({"batch": 0}, "batch must be a whole number of 1 or more, got 0"),
         ({"capacity": -1}, "capacity must be a whole number of 0 or more"),

@@ -2,7 +2,8 @@
 
 The trace is written to a file first and mapped, as a user's is. `seconds` is wall time of `replay`, `cpu_seconds` that
 of all its threads, `peak_mib` the largest resident size of the process, mapped pages of the trace included. The bars
-are 60 s on two cores with the backend simd, and 2,000 MiB. With `--baselines` the yardsticks are replayed as well.
+are 60 s on two cores with the backend simd, and 2,000 MiB. BLAS is left as it comes: a replay limits it itself. With
+`--baselines` the yardsticks are replayed as well.
 
 Example:  uv run --all-packages python packages/tq-trace/bench/replay.py
           uv run --all-packages python packages/tq-trace/bench/replay.py --layers 2 --tokens 1024 --json small.json
@@ -17,9 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")  # a replay has threads of its own; read when numpy is imported
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parents[1] / "tq-core" / "bench"))  # `machine`, which says where a result came from

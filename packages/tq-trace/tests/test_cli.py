@@ -177,7 +177,7 @@ def test_output_is_never_one_of_the_traces(run, traces, tmp_path):
     before = traces[1].read_bytes()
     (tmp_path / "link").symlink_to(traces[1])
     for output in (traces[1], tmp_path / "link"):
-        assert_refused(run("inspect", *traces, "--output", output), "is one of the traces")
+        assert_refused(run("inspect", *traces, "--output", output), "is one of the inputs")
     assert traces[1].read_bytes() == before
 
 

@@ -9,6 +9,7 @@ import pytest
 from tq_cache import PRESETS, InvalidPolicy, PolicyMismatch, QuantizedKVCache
 from tq_core import BackendUnavailable, CorruptData, InvalidSpec, NotFinite
 from tq_trace import KvTrace, Report, TraceNotFound, TraceSet, Workload, answers, replay, synthetic
+from tq_trace import task as task_module
 from tq_trace.catalogue import method_of
 from tq_trace.methods import Setting
 from tq_trace.policies import _AtOnce, _Stepped
@@ -92,6 +93,19 @@ def test_blocks_of_queries_change_nothing(traces, report, monkeypatch):
     again = replay(traces, ["k=mse2,v=mse3,sinks=2,window=16"], times=False)
     for name, value in again.row("k=mse2,v=mse3,sinks=2,window=16").figures.items():
         assert value == pytest.approx(report.row("k=mse2,v=mse3,sinks=2,window=16")[name], rel=1e-5, abs=1e-9)
+
+
+def test_heads_apart_and_together_are_the_same(traces, report, monkeypatch):
+    monkeypatch.setattr(task_module, "LARGEST", 1)
+    again = replay(traces, ["k=mse2,v=mse3,sinks=2,window=16"], times=False)
+    row, before = (one.row("k=mse2,v=mse3,sinks=2,window=16") for one in (again, report))
+    assert row.ledger == before.ledger
+    for name, value in row.figures.items():
+        assert value == pytest.approx(before[name], rel=1e-5, abs=1e-9)
+    assert (
+        replay(traces, ["k=mse2,v=mse2,layer1.head1.k=mse8"], times=False, baselines=()).rows[1].heads[3]["kl_mean"]
+        < 1e-3
+    )
 
 
 def test_exact_attention_has_no_error_and_its_own_bytes(report, traces):

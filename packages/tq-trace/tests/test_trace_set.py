@@ -7,8 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tq_core import CorruptData, InvalidSpec, NotFinite, ShapeMismatch
+from tq_core import CorruptData, InvalidSpec, NotFinite, ShapeMismatch, TurboQuantError
 from tq_trace import InvalidPosition, KvTrace, TraceSet
 
 
@@ -207,3 +209,29 @@ def test_the_model_may_have_more_layers_than_the_trace(arguments):
     assert layers("24") == 24
     assert layers("2") == 4  # layer 3 is there
     assert layers("many") == 4
+
+
+VALID = safetensors.numpy.save(four((0, 0)) | four((3, 2)), strings())
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "file"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(1, 255)), min_size=1, max_size=4),
+    st.none() | st.integers(0, len(VALID)),
+)
+def test_flipped_and_truncated_bytes_of_many_heads_never_escape(scratch, flips, cut):
+    data = bytearray(VALID)
+    for where, mask in flips:
+        data[where] ^= mask
+    scratch.write_bytes(bytes(data[:cut]))
+    try:
+        found = TraceSet.open(scratch)
+        found.validate()
+    except TurboQuantError:
+        return
+    assert all(np.isfinite(trace.keys).all() and trace.query_positions.max() < trace.tokens for trace in found)

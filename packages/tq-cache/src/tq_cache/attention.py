@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_cache.codecs import FusedAttention, fused_attention
+from tq_cache.codecs import Fused, FusedAttention, fused_attention
 from tq_cache.side import Side
 
 F32 = NDArray[np.float32]
@@ -83,15 +83,20 @@ def attend(
     fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here, and `fresh` ones last.
     """
     lanes, heads, count, _ = queries.shape
-    out = np.zeros((lanes, heads, count, values.dim), np.float32)
+    out = np.empty((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys.dim, values.dim, heads, count, workspace_bytes)
     can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
     fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
+    only_codes = fresh is None and not len(keys.sinks) and not len(keys.recent)
     for start in range(0, count, rows):
         part = slice(start, min(start + rows, count))
         mask = view.mask if view.mask is None or view.mask.shape[2] == 1 else view.mask[:, :, part]
         asked = Question(queries[:, :, part], scale, softcap, View(view.first[part], view.last[part], mask))
-        state = _nothing(asked, values.dim) if fused is None else _fused(fused, keys, values, asked)
+        found = None if fused is None else _fused(fused, keys, values, asked)
+        if found is not None and only_codes:
+            np.divide(found.values, np.where(found.sums > 0, found.sums, 1)[..., None], out=out[:, :, part])
+            continue
+        state = _nothing(asked, values.dim) if found is None else _state(found, keys, asked)
         for low, high in _spans(keys, asked.view, tile, codes=fused is None):
             for lane in range(lanes):
                 _add_tile(_held_tile(keys, values, lane, low, high), lane, low, high, asked, state)
@@ -115,29 +120,35 @@ def _nothing(asked: Question, value_dim: int) -> State:
     return State(np.full(shape, -np.inf, np.float32), np.zeros(shape), np.zeros((*shape, value_dim)))
 
 
-def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> State:
-    """The state after all packed tokens, by the backend's kernel."""
-    first, last = keys.borders()
-    limits = np.clip(np.stack([asked.view.first, asked.view.last], axis=1) - first, 0, last - first)
-    mask = asked.view.mask
-    if mask is not None:
-        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
-    packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
-    found = fused.attend(
-        packed[0],
-        scales[0],
-        packed[1],
-        scales[1],
-        np.ascontiguousarray(asked.queries),
-        scale=asked.scale,
-        softcap=asked.softcap,
-        limits=np.ascontiguousarray(limits),
-        mask=mask,
-    )
+def _state(found: Fused, keys: Side, asked: Question) -> State:
+    """What was found, with its true maxima, for tokens that follow."""
     maxima = found.maxima
     if keys.has_mean:
         maxima = maxima + np.float32(asked.scale) * keys.shifts(asked.queries)
     return State(maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
+
+
+def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> Fused:
+    """What the backend's kernel finds in all packed tokens."""
+    first, last = keys.borders()
+    limits = np.empty((len(asked.view.first), 2), np.int64)
+    limits[:, 0], limits[:, 1] = asked.view.first, asked.view.last
+    limits -= first  # they may lie beyond the packed tokens
+    mask = asked.view.mask
+    if mask is not None:
+        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
+    packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
+    return fused.attend(
+        packed[0],
+        scales[0],
+        packed[1],
+        scales[1],
+        asked.queries,
+        scale=asked.scale,
+        softcap=asked.softcap,
+        limits=limits,
+        mask=mask,
+    )
 
 
 def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:

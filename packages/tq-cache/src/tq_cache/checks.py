@@ -165,7 +165,7 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
 def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
     """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
     array = np.asarray(x)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # asking for a name is slow
         array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise InvalidDtype(

@@ -102,25 +102,46 @@ class TurboCodec:
         return self.codec.combine(self.codec.wrap(rows), weights)
 
 
-class FusedAttention(Protocol):
-    """What a backend may offer beside the operations of tq_core: attention over tokens packed by two plans."""
+class Fused(Protocol):
+    """What a fused kernel finds: sums of exp(logit - maximum) over the tokens, and of the same times the values."""
 
-    def attend(self, *packed: NDArray[Any], **options: Any) -> Any:
-        """An object with `values` (lanes, heads a lane, n, value dim), `maxima` and `sums` (lanes, heads a lane, n)."""
+    @property
+    def values(self) -> F32:
+        """(lanes, heads a lane, n, value dim), zeros where no token was seen."""
+
+    @property
+    def maxima(self) -> F32:
+        """(lanes, heads a lane, n), -inf where no token was seen."""
+
+    @property
+    def sums(self) -> F32:
+        """(lanes, heads a lane, n), 0 where no token was seen."""
+
+
+class FusedAttention(Protocol):
+    """What a backend may offer beside the operations of tq_core: attention over tokens packed by two plans.
+
+    Limits are counted from the first packed token and may lie beyond either end.
+    """
+
+    def attend(self, *packed: NDArray[Any], **options: Any) -> Fused:
+        """Attention of packed keys, their scales, packed values, their scales, and queries."""
 
 
 def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> FusedAttention | None:
     """The fused kernel of the codecs' backend, made once a pair of codecs; None where there is none for them."""
     if not (isinstance(keys, TurboCodec) and isinstance(values, TurboCodec)):
         return None
+    made = keys.fused.get(values)
+    if made is not None and accuracy in made:
+        return made[accuracy]
     backend = keys.codec.quantizer.backend
     has_sketch = keys.codec.plan.sketch is not None or values.codec.plan.sketch is not None
     if has_sketch or backend is not values.codec.quantizer.backend or not hasattr(backend, "attention"):
         return None
-    made = keys.fused.setdefault(values, {})
-    if accuracy not in made:
-        made[accuracy] = backend.attention(keys.codec.plan, values.codec.plan, accuracy)
-    return made[accuracy]
+    kernel: FusedAttention = backend.attention(keys.codec.plan, values.codec.plan, accuracy)
+    keys.fused.setdefault(values, {})[accuracy] = kernel
+    return kernel
 
 
 def codec_for(store: AnyStore, dim: int, norms: str, seed: int, backend: str) -> TokenCodec:

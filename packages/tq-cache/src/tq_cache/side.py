@@ -89,6 +89,8 @@ class Side:
 
     def _check_recent(self, recent: Floats, basis: Basis | None) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
+        if not recent.shape[1]:
+            return
         moved = recent if basis is None else basis.moved(recent)
         limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
         if float(np.abs(moved).max(initial=0.0)) * math.sqrt(self.dim) <= limit:

@@ -99,7 +99,7 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
     """
     array = as_array(x, name)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # asking for a name is slow
         array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise InvalidDtype(

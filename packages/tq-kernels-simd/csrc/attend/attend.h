@@ -1,7 +1,9 @@
 /* Softmax attention over one tile of packed tokens at a time, online: for every query row a running maximum, the sum of the
  * weights below it, and the weighted sum of the values' centroids, not normalised and still rotated.
  *
- * A side (keys or values) is held in one of three kinds of tile, all of TQ_TILE tokens:
+ * A side (keys or values) is held in one of four kinds of tile, all of TQ_TILE tokens:
+ *   codes   the packed rows themselves, of at most 4 bits: no tile is made. Keys are looked up where they meet a query, values
+ *           where they are added; sums of values stand in the order of tq_attend_place until all is added
  *   floats  row-major centroids, `padded` floats a token, zeros behind dim;
  *   bytes   at most 4 bits, dims that are multiples of 32: the multiply-add of bytes wants four numbers side by side.
  *           keys    tile[quad][token][4]: four coordinates of a token, 0..127, centroid ~ base + step * byte
@@ -19,7 +21,7 @@
 
 #define TQ_TILE 64
 
-enum { TQ_FLOATS, TQ_BYTES, TQ_WORDS };
+enum { TQ_FLOATS, TQ_BYTES, TQ_WORDS, TQ_CODES };
 
 typedef struct tq_attend_side {
     const tq_codebook *book;
@@ -47,6 +49,14 @@ typedef struct tq_attend_slots {
     /* logits[t] = scales[t] * sum_j tile_tj * query_j in float32 for t < tokens, in any order; the query ends in zeros. */
     void (*dot_float)(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
                       float *logits);
+    /* The same for several query rows at once and packed rows of codes, and its counterpart for values: sums_j = decay * sums_j +
+     * sum_t weights_t * centroid_tj for each row, j a place. Queries are in the order of coordinates. Logits from `tokens` on
+     * hold anything, weights there are not read. `scratch` has 16 * padded bytes. Both NULL where a level has no such thing:
+     * its sides are floats then. */
+    void (*dot_codes)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch,
+                      const float *const *queries, size_t rows, const float *scales, float *const *logits);
+    void (*weigh_codes)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
+                        const float *decays, float *const *sums);
     /* Each of TQ_TILE logits x becomes cap * tanh(x / cap), within cap * 4e-7. */
     void (*cap)(float *logits, float cap);
     /* *maximum becomes the maximum of itself and TQ_TILE logits, each logit exp(logit - *maximum); returns their sum. With a
@@ -66,5 +76,10 @@ typedef struct tq_attend_slots {
 
 /* The coordinate at a position of a tile of bytes. */
 size_t tq_attend_coordinate(size_t bits, size_t position);
+
+/* The place of a coordinate among the sums of a side of codes, below `padded`: of 64, coordinate 8i + p is number 8p + i. */
+static inline size_t tq_attend_place(size_t coordinate) {
+    return coordinate / 64 * 64 + coordinate % 8 * 8 + coordinate / 8 % 8;
+}
 
 #endif

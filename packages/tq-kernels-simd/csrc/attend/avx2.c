@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "attend/avx2_codes.h"
 #include "attend/avx2_tiles.h"
 #include "attend/avx2_words.h"
 #include "attend/exponential.h"
@@ -196,6 +197,7 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
 
 void tq_attend_avx2(tq_attend_slots *slots) {
     *slots = (tq_attend_slots){
-        keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
+        keys, values, words, dot_bytes, dot_words, dot_float, dot_codes, weigh_codes, cap, soften, round_weights, weigh_bytes, weigh_float,
+        exponentials,
     };
 }

@@ -4,14 +4,20 @@
 #define TQ_ATTEND_AVX2_TILES_H
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "attend/attend.h"
 
 static const int32_t tail_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
-/* Up to 32 bytes of a row, a multiple of 4; zeros behind them, nothing read there. */
+/* Up to 32 bytes of a row; zeros behind them, nothing read there. */
 static inline __m256i load_dwords(const uint8_t *from, size_t bytes) {
     if (bytes >= 32) return _mm256_loadu_si256((const __m256i *)from);
+    if (bytes % 4) {
+        uint8_t copy[32] = {0};
+        memcpy(copy, from, bytes);
+        return _mm256_loadu_si256((const __m256i *)copy);
+    }
     __m256i mask = _mm256_loadu_si256((const __m256i *)(tail_lanes + 8 - bytes / 4));
     return _mm256_maskload_epi32((const int *)from, mask);
 }

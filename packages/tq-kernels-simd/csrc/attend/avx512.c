@@ -3,6 +3,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "attend/avx512_codes.h"
 #include "levels.h"
 
 /* VNNI: four products of bytes and their sum in one operation, exact in int32, so that the results equal AVX2's. The other
@@ -97,6 +98,8 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
 void tq_attend_avx512(tq_attend_slots *slots) {
     slots->dot_bytes = dot_bytes;
     slots->dot_words = dot_words;
+    slots->dot_codes = dot_codes;
+    slots->weigh_codes = weigh_codes;
     slots->weigh_bytes = weigh_bytes;
     slots->weigh_float = weigh_float;
 }

@@ -128,5 +128,5 @@ static void weigh_float(const float *tile, size_t padded, size_t tokens, float *
 }
 
 const tq_attend_slots tq_attend_baseline = {
-    keys, values, words, dot_bytes, dot_words, dot_float, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
+    keys, values, words, dot_bytes, dot_words, dot_float, NULL, NULL, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
 };

@@ -16,7 +16,7 @@ typedef struct cut {
 
 /* One thread's memory, all of it in one allocation. */
 typedef struct desk {
-    uint8_t *tile, *scratch, *codes, *queries, *bytes;
+    uint8_t *tile, *scratch, *codes, *queries, *bytes; /* codes follow scratch, which is twice as long where nothing unpacks */
     float *sums, *key_scales, *value_scales, *logits;
 } desk;
 
@@ -80,9 +80,13 @@ static void fill_scales(const tq_attend_store *store, size_t lane, size_t first,
     memset(to + tokens, 0, (TQ_TILE - tokens) * sizeof *to);
 }
 
+static const uint8_t *packed_rows(const tq_attend_store *store, size_t lane, size_t first) {
+    return store->packed + (ptrdiff_t)lane * store->lane_bytes + first * store->side.row_bytes;
+}
+
 static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, size_t tokens, const desk *d, int is_key) {
     const tq_attend_side *side = &store->side;
-    const uint8_t *packed = store->packed + (ptrdiff_t)lane * store->lane_bytes + first * side->row_bytes;
+    const uint8_t *packed = packed_rows(store, lane, first);
     if (side->kind == TQ_BYTES && is_key) tq_active.attend.keys(side, packed, tokens, d->scratch, d->tile);
     if (side->kind == TQ_BYTES && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
     for (size_t t = 0; side->kind == TQ_FLOATS && t < tokens; t++) {
@@ -124,7 +128,22 @@ static void score_row(const tq_attend_job *job, const desk *d, const row_state *
     else
         tq_active.attend.dot_float((const float *)(void *)d->tile, keys->padded, keys->dim, tokens,
                                    (const float *)(const void *)query, d->key_scales, logits);
-    if (job->cap > 0) tq_active.attend.cap(logits, job->cap);
+}
+
+/* The logits of the rows `seeing`, before limits and mask. */
+static void score_rows(const tq_attend_job *job, const desk *d, const row_state *states, const uint8_t *packed,
+                       const size_t *seeing, size_t count, size_t tokens) {
+    const tq_attend_side *keys = &job->keys.side;
+    const float *queries[TQ_ATTEND_ROWS];
+    float *logits[TQ_ATTEND_ROWS];
+    for (size_t i = 0; i < count; i++) {
+        queries[i] = (const float *)(const void *)(d->queries + seeing[i] * tq_attend_query_bytes(keys));
+        logits[i] = d->logits + seeing[i] * TQ_TILE;
+        if (keys->kind != TQ_CODES) score_row(job, d, &states[seeing[i]], seeing[i], tokens);
+    }
+    if (keys->kind == TQ_CODES)
+        tq_active.attend.dot_codes(keys, packed, tokens, d->scratch, queries, count, d->key_scales, logits);
+    for (size_t i = 0; i < count && job->cap > 0; i++) tq_active.attend.cap(logits[i], job->cap);
 }
 
 /* Logits to weights; 0 when all of them are. */
@@ -149,6 +168,21 @@ static void weigh_row(const tq_attend_job *job, const desk *d, const row_state *
                                      d->value_scales, state->decay, sums);
 }
 
+/* The rows `seeing` of a side of codes. */
+static void weigh_rows(const tq_attend_job *job, const desk *d, const row_state *states, const uint8_t *packed,
+                       const size_t *seeing, size_t count, size_t tokens) {
+    const float *weights[TQ_ATTEND_ROWS];
+    float *sums[TQ_ATTEND_ROWS], decays[TQ_ATTEND_ROWS];
+    for (size_t i = 0; i < count; i++) {
+        float *products = d->logits + seeing[i] * TQ_TILE;
+        for (size_t t = 0; t < TQ_TILE; t++) products[t] *= d->value_scales[t];
+        weights[i] = products;
+        sums[i] = d->sums + seeing[i] * job->values.side.padded;
+        decays[i] = states[seeing[i]].decay;
+    }
+    tq_active.attend.weigh_codes(&job->values.side, packed, tokens, weights, count, decays, sums);
+}
+
 /* One tile for all rows, stage by stage: the values' tile takes the place of the keys', so that L1 holds one at a time, and
  * the long chains of softening overlap from row to row. */
 static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, size_t begin, size_t end, row_state *states,
@@ -160,7 +194,7 @@ static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, si
     fill_tile(&job->keys, lane, first, tokens, d, 1);
     fill_scales(&job->keys, lane, first, tokens, d->key_scales);
     fill_scales(&job->values, lane, first, tokens, d->value_scales);
-    for (size_t i = 0; i < count; i++) score_row(job, d, &states[seeing[i]], seeing[i], tokens);
+    score_rows(job, d, states, packed_rows(&job->keys, lane, first), seeing, count, tokens);
     for (size_t i = 0; i < count; i++) {
         size_t r = seeing[i];
         if (job->mask || tokens < TQ_TILE || states[r].first > first || states[r].last < first + TQ_TILE)
@@ -169,12 +203,18 @@ static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, si
         weighing += (size_t)soften_row(job, d, &states[r], r);
     }
     if (!weighing) return;
+    if (job->values.side.kind == TQ_CODES) {
+        weigh_rows(job, d, states, packed_rows(&job->values, lane, first), seeing, weighing, tokens);
+        return;
+    }
     fill_tile(&job->values, lane, first, tokens, d, 0);
     for (size_t i = 0; i < weighing; i++) weigh_row(job, d, &states[seeing[i]], seeing[i], tokens);
 }
 
 static void write_row(const tq_attend_side *values, const float *sums, float *out) {
     if (values->kind == TQ_FLOATS) memcpy(out, sums, values->dim * sizeof *out);
+    else if (values->kind == TQ_CODES)
+        for (size_t j = 0; j < values->dim; j++) out[j] = sums[tq_attend_place(j)];
     else tq_attend_to_coordinates(values, sums, out);
     for (size_t j = 0; values->kind == TQ_BYTES && j < values->dim; j++) out[j] *= values->step;
 }

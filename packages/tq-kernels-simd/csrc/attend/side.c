@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "active.h"
 #include "hadamard/hadamard.h"
 
 /* Codes in a byte of the lowest plane; 3 bits start with a plane of two. */
@@ -92,6 +93,7 @@ tq_attend_side tq_attend_make_side(const tq_codebook *book, int integer, int is_
     integer = integer && !book->window; /* levels of a trellis stay floats */
     side.padded = TQ_PADDED(book->dim);
     side.row_bytes = tq_book_bytes(book);
+    if (!integer && !book->window && book->bits <= 4 && tq_active.attend.dot_codes) side.kind = TQ_CODES;
     if (integer && book->bits <= 4 && book->dim % 32 == 0 && book->dim <= TQ_ATTEND_BYTES_DIM) {
         side.kind = TQ_BYTES;
         byte_levels(&side, is_value);
@@ -117,11 +119,13 @@ void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions
 }
 
 size_t tq_attend_tile_bytes(const tq_attend_side *side) {
-    static const size_t sizes[] = {[TQ_FLOATS] = sizeof(float), [TQ_BYTES] = 1, [TQ_WORDS] = sizeof(int16_t)};
+    static const size_t sizes[] = {[TQ_FLOATS] = sizeof(float), [TQ_BYTES] = 1, [TQ_WORDS] = sizeof(int16_t), [TQ_CODES] = 0};
     return TQ_TILE * side->padded * sizes[side->kind];
 }
 
-size_t tq_attend_query_bytes(const tq_attend_side *side) { return tq_attend_tile_bytes(side) / TQ_TILE; }
+size_t tq_attend_query_bytes(const tq_attend_side *side) {
+    return side->kind == TQ_CODES ? side->padded * sizeof(float) : tq_attend_tile_bytes(side) / TQ_TILE;
+}
 
 /* The nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves no bits below 1. A call of rintf costs more. */
 static float whole(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }

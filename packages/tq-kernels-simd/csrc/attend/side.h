@@ -26,7 +26,7 @@ size_t tq_attend_query_bytes(const tq_attend_side *side);
 void tq_attend_to_positions(const tq_attend_side *side, const float *coordinates, float *positions);
 void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions, float *coordinates);
 
-/* Bytes of a tile, a multiple of 64. */
+/* Bytes of a tile, a multiple of 64; none for codes. */
 size_t tq_attend_tile_bytes(const tq_attend_side *side);
 
 #endif

@@ -16,14 +16,17 @@ typedef struct scratch {
     double *wide, norms[8];
     int16_t *v;
     uint8_t *codes, *tried;
-    int32_t *residual;
+    int32_t *residual; /* of the rows whose sketch waits until there are enough, or all are there; likewise `narrow` */
+    int16_t *narrow;
+    uint8_t *waiting[TQ_SKETCH_ROWS];
+    size_t held, stride;
     tq_trellis_scratch trellis; /* its memory NULL for other codebooks */
     void *memory;
 } scratch;
 
 /* `local` serves where it is large enough, as it is for a token that a cache appends. */
-static int scratch_make(scratch *of, size_t dim, size_t batch, char *local, size_t local_bytes) {
-    size_t padded = TQ_PADDED(dim), bytes = padded * ((batch + 2) * 4 + 8 + 2 + 2 + 4);
+static int scratch_make(scratch *of, size_t dim, size_t batch, size_t sketched, char *local, size_t local_bytes) {
+    size_t padded = TQ_PADDED(dim), bytes = padded * ((batch + 2) * 4 + 8 + 2 + 2 + sketched * (4 + 2));
     of->memory = bytes <= local_bytes ? NULL : tq_aligned(bytes);
     char *next = bytes <= local_bytes ? local : of->memory;
     if (!next) return -1;
@@ -31,7 +34,10 @@ static int scratch_make(scratch *of, size_t dim, size_t batch, char *local, size
     of->row = (float *)(next += padded * 8);
     of->spare = (float *)(next += padded * 4);
     of->residual = (int32_t *)(next += padded * 4);
-    of->scaled = (float *)(next += padded * 4);
+    of->narrow = (int16_t *)(next += padded * sketched * 4);
+    of->held = 0;
+    of->stride = padded;
+    of->scaled = (float *)(next += padded * sketched * 2);
     of->v = (int16_t *)(next += padded * batch * 4);
     of->codes = (uint8_t *)(next += padded * 2);
     of->tried = (uint8_t *)(next + padded);
@@ -101,12 +107,19 @@ static void best_codes(const tq_plan *plan, scratch *of, const float *scaled, in
     }
 }
 
+/* Sketches the rows that wait. */
+static void sketch_waiting(const tq_plan *plan, scratch *of) {
+    if (of->held) tq_sketch_rows(&plan->sketch, of->residual, of->stride, of->held, of->row, of->spare, of->narrow, of->waiting);
+    of->held = 0;
+}
+
 static void sketch_residual(const tq_plan *plan, scratch *of, double norm, double factor, uint8_t *out, float *gamma) {
     size_t dim = plan->book.dim;
-    int64_t total = tq_active.sketch.residual(&plan->book, of->codes, of->v, factor, of->residual);
+    int64_t total = tq_active.sketch.residual(&plan->book, of->codes, of->v, factor, of->residual + of->held * of->stride);
     double length = sqrt((double)total);
     *gamma = (float)(norm * length / (UNIT * sqrt((double)dim)));
-    tq_sketch_row(&plan->sketch, of->residual, of->row, of->spare, out);
+    of->waiting[of->held++] = out;
+    if (of->held == TQ_SKETCH_ROWS) sketch_waiting(plan, of);
 }
 
 /* Codes, scale and residual norm of one row from its rotated coordinates. */
@@ -144,7 +157,8 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
     if (batch > last - first) batch = last > first ? last - first : 1;
     scratch of;
     _Alignas(64) char local[8192];
-    if (scratch_make(&of, plan->book.dim, batch, local, sizeof local)) return -1;
+    size_t sketched = plan->sketch.kind == TQ_NO_SKETCH ? 0 : last - first < TQ_SKETCH_ROWS ? last - first : TQ_SKETCH_ROWS;
+    if (scratch_make(&of, plan->book.dim, batch, sketched, local, sizeof local)) return -1;
     of.trellis.memory = NULL;
     if (plan->book.window && tq_trellis_scratch_make(&of.trellis, &plan->book)) {
         tq_aligned_free(of.memory);
@@ -159,19 +173,23 @@ int tq_encode_rows(void *context, size_t first, size_t last) {
         if (next) tq_ahead(next + batch * row_bytes / 2, batch * row_bytes / 2);
         for (size_t r = 0; r < rows; r++) finish(job, start + r, &of, of.scaled + r * padded, of.norms[r]);
     }
+    sketch_waiting(plan, &of);
     tq_trellis_scratch_free(&of.trellis);
     tq_aligned_free(of.memory);
     return 0;
 }
 
-void tq_sketch_row(const tq_sketch *sketch, const int32_t *residual, float *x, float *spare, uint8_t *out) {
+void tq_sketch_rows(const tq_sketch *sketch, const int32_t *residuals, size_t stride, size_t rows, float *x, float *spare,
+                    int16_t *narrow, uint8_t *const *out) {
     if (sketch->kind == TQ_GAUSSIAN) {
-        tq_active.sketch.signs(sketch, residual, out);
+        tq_active.sketch.signs_of_rows(sketch, residuals, stride, rows, narrow, out);
         return;
     }
-    for (size_t j = 0; j < sketch->dim; j++) x[j] = (float)residual[j];
-    tq_active.hadamard.forward(&sketch->rotation, x, spare);
-    memset(out, 0, (sketch->dim + 7) / 8);
-    for (size_t j = 0; j < sketch->dim; j++)
-        if (x[j] >= 0) out[j / 8] |= (uint8_t)(1u << j % 8);
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t j = 0; j < sketch->dim; j++) x[j] = (float)residuals[r * stride + j];
+        tq_active.hadamard.forward(&sketch->rotation, x, spare);
+        memset(out[r], 0, (sketch->dim + 7) / 8);
+        for (size_t j = 0; j < sketch->dim; j++)
+            if (x[j] >= 0) out[r][j / 8] |= (uint8_t)(1u << j % 8);
+    }
 }

@@ -15,7 +15,9 @@ typedef struct tq_encode_job {
 /* Encode rows first..last-1; 0, or -1 without memory. A `tq_parallel` work function on a tq_encode_job. */
 int tq_encode_rows(void *job, size_t first, size_t last);
 
-/* Sign bits of one integer row; x and spare are scratch of TQ_PADDED(dim) floats. */
-void tq_sketch_row(const tq_sketch *sketch, const int32_t *residual, float *x, float *spare, uint8_t *out);
+/* Sign bits of 1..TQ_SKETCH_ROWS integer rows that begin `stride` apart; x and spare are scratch of TQ_PADDED(dim) floats,
+ * `narrow` of rows * stride numbers. */
+void tq_sketch_rows(const tq_sketch *sketch, const int32_t *residuals, size_t stride, size_t rows, float *x, float *spare,
+                    int16_t *narrow, uint8_t *const *out);
 
 #endif

@@ -1,4 +1,5 @@
 #include <immintrin.h>
+#include <string.h>
 
 #include "levels.h"
 #include "sketch/sketch.h"
@@ -59,6 +60,67 @@ static void signs(const tq_sketch *sketch, const int32_t *r, uint8_t *out) {
     }
 }
 
+/* Two rows of the matrix against four rows of the input: eight sums, six loads. */
+static void dots_2_4(const int16_t *const matrix[2], const int16_t *const r[4], size_t whole, size_t steps, int64_t dots[2][4]) {
+    __m256i totals[2][4];
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < 4; k++) totals[i][k] = _mm256_setzero_si256();
+    for (size_t j = 0; j < whole;) {
+        const size_t end = whole - j > 16 * steps ? j + 16 * steps : whole;
+        __m256i sums[2][4];
+        for (int i = 0; i < 2; i++)
+            for (int k = 0; k < 4; k++) sums[i][k] = _mm256_setzero_si256();
+        for (; j < end; j += 16) {
+            const __m256i s0 = _mm256_loadu_si256((const __m256i *)(matrix[0] + j)), s1 = _mm256_loadu_si256((const __m256i *)(matrix[1] + j));
+            for (int k = 0; k < 4; k++) {
+                const __m256i x = _mm256_loadu_si256((const __m256i *)(r[k] + j));
+                sums[0][k] = _mm256_add_epi32(sums[0][k], _mm256_madd_epi16(s0, x));
+                sums[1][k] = _mm256_add_epi32(sums[1][k], _mm256_madd_epi16(s1, x));
+            }
+        }
+        for (int i = 0; i < 2; i++)
+            for (int k = 0; k < 4; k++) totals[i][k] = _mm256_add_epi64(totals[i][k], widened(sums[i][k]));
+    }
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < 4; k++) dots[i][k] = sum_of_64(totals[i][k]);
+}
+
+/* As `signs`, but the matrix is read once for all rows: it does not fit in L1 and, from dim 768 on, hardly in L2. */
+static void signs_of_rows(const tq_sketch *sketch, const int32_t *r, size_t stride, size_t rows, int16_t *narrow,
+                          uint8_t *const *out) {
+    const size_t dim = sketch->dim, whole = dim / 16 * 16;
+    uint32_t size = 1;
+    for (size_t i = 0; i < rows; i++) {
+        const uint32_t own = largest(r + i * stride, dim);
+        size = own > size ? own : size;
+    }
+    if (size > 32767 || rows == 1 || !sketch->greatest) {
+        for (size_t i = 0; i < rows; i++) signs(sketch, r + i * stride, out[i]);
+        return;
+    }
+    const int16_t *at[TQ_SKETCH_ROWS];
+    for (size_t i = 0; i < TQ_SKETCH_ROWS; i++) { /* the last row stands in for those that are not there */
+        at[i] = narrow + (i < rows ? i : rows - 1) * stride;
+        for (size_t j = 0; i < rows && j < dim; j++) narrow[i * stride + j] = (int16_t)r[i * stride + j];
+    }
+    for (size_t i = 0; i < rows; i++) memset(out[i], 0, (sketch->projections + 7) / 8);
+    const uint32_t product = 2u * (uint32_t)sketch->greatest * size; /* at most 2 * 32767 * 32767 */
+    const size_t steps = 0x7FFFFFFFu / product;
+    for (size_t i = 0; i < sketch->projections; i += 2) {
+        const size_t second = i + 1 < sketch->projections ? i + 1 : i;
+        const int16_t *const matrix[2] = {sketch->matrix + i * dim, sketch->matrix + second * dim};
+        for (size_t first = 0; first < rows; first += 4) {
+            int64_t dots[2][4];
+            dots_2_4(matrix, at + first, whole, steps, dots);
+            for (size_t k = 0; k < 4 && first + k < rows; k++)
+                for (size_t m = i; m <= second; m++) {
+                    const int64_t sum = dots[m - i][k] + dot64(sketch->matrix + m * dim, r + (first + k) * stride, whole, dim);
+                    if (sum >= 0) out[first + k][m / 8] |= (uint8_t)(1u << m % 8);
+                }
+        }
+    }
+}
+
 static void project(const tq_sketch *sketch, const float *x, float *out) {
     size_t dim = sketch->dim, whole = dim / 16 * 16;
     for (size_t i = 0; i < sketch->projections; i++) {
@@ -84,5 +146,6 @@ static void project(const tq_sketch *sketch, const float *x, float *out) {
 
 void tq_sketch_avx2(tq_sketch_slots *slots) {
     slots->signs = signs;
+    slots->signs_of_rows = signs_of_rows;
     slots->project = project;
 }

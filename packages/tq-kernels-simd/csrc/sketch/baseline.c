@@ -26,6 +26,12 @@ static void signs(const tq_sketch *sketch, const int32_t *r, uint8_t *out) {
     }
 }
 
+static void signs_of_rows(const tq_sketch *sketch, const int32_t *r, size_t stride, size_t rows, int16_t *narrow,
+                          uint8_t *const *out) {
+    (void)narrow;
+    for (size_t i = 0; i < rows; i++) signs(sketch, r + i * stride, out[i]);
+}
+
 static void project(const tq_sketch *sketch, const float *x, float *out) {
     for (size_t i = 0; i < sketch->projections; i++) {
         const int16_t *row = sketch->matrix + i * sketch->dim;
@@ -35,4 +41,4 @@ static void project(const tq_sketch *sketch, const float *x, float *out) {
     }
 }
 
-const tq_sketch_slots tq_sketch_baseline = {residual, signs, project};
+const tq_sketch_slots tq_sketch_baseline = {residual, signs, signs_of_rows, project};

@@ -13,13 +13,20 @@ typedef struct job {
 static int sketch_rows(void *context, size_t first, size_t last) {
     const job *it = context;
     size_t dim = it->sketch->dim, padded = TQ_PADDED(dim), bytes = (it->sketch->projections + 7) / 8;
-    float *x = tq_aligned(3 * padded * sizeof *x);
+    const size_t all = padded * (2 * sizeof(float) + TQ_SKETCH_ROWS * (sizeof(int32_t) + sizeof(int16_t)));
+    float *x = tq_aligned(all);
     if (!x) return -1;
-    memset(x, 0, 3 * padded * sizeof *x);
-    int32_t *narrow = (int32_t *)(x + 2 * padded);
-    for (size_t r = first; r < last; r++) {
-        for (size_t j = 0; j < dim; j++) narrow[j] = (int32_t)it->residuals[r * dim + j];
-        tq_sketch_row(it->sketch, narrow, x, x + padded, it->out + r * bytes);
+    memset(x, 0, all);
+    int32_t *integers = (int32_t *)(x + 2 * padded);
+    int16_t *narrow = (int16_t *)(integers + TQ_SKETCH_ROWS * padded);
+    for (size_t r = first; r < last; r += TQ_SKETCH_ROWS) {
+        uint8_t *out[TQ_SKETCH_ROWS];
+        size_t rows = last - r < TQ_SKETCH_ROWS ? last - r : TQ_SKETCH_ROWS;
+        for (size_t i = 0; i < rows; i++) {
+            out[i] = it->out + (r + i) * bytes;
+            for (size_t j = 0; j < dim; j++) integers[i * padded + j] = (int32_t)it->residuals[(r + i) * dim + j];
+        }
+        tq_sketch_rows(it->sketch, integers, padded, rows, x, x + padded, narrow, out);
     }
     tq_aligned_free(x);
     return 0;

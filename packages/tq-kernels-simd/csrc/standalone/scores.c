@@ -1,4 +1,5 @@
 /* Whole calls of scores, search and attention at the level under test and at the baseline. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,8 +69,10 @@ void tq_score_case(FILE *file) {
         }
 }
 
-/* out, maxima and sums of one call, one behind the other, at the active level. */
-static float *attended(tq_attend_job *job) {
+/* out, maxima and sums of one call, one behind the other, at the active level, which decides what the sides are. */
+static float *attended(tq_attend_job *job, int integers) {
+    job->keys.side = tq_attend_make_side(job->keys.side.book, integers, 0);
+    job->values.side = tq_attend_make_side(job->values.side.book, integers, 1);
     size_t rows = job->lanes * job->groups * job->count, dim = job->values.side.dim;
     job->out = tq_guarded(rows * (dim + 2) * sizeof(float));
     job->maxima = job->out + rows * dim;
@@ -81,26 +84,37 @@ static float *attended(tq_attend_job *job) {
 void tq_attend_case(FILE *file) {
     tq_plan keys = tq_next_plan(file), values = tq_next_plan(file);
     tq_blob key_packed = tq_next_blob(file), key_scales = tq_next_blob(file), value_packed = tq_next_blob(file),
-            value_scales = tq_next_blob(file), queries = tq_next_blob(file), expected = tq_next_blob(file);
+            value_scales = tq_next_blob(file), queries = tq_next_blob(file), limits = tq_next_blob(file),
+            mask = tq_next_blob(file), settings = tq_next_blob(file), expected = tq_next_blob(file);
     const tq_table level = tq_active;
     size_t rows = queries.bytes / (keys.book.dim * sizeof(float)), dim = values.book.dim;
+    float numbers[3]; /* scale, soft cap, groups */
+    if (settings.bytes != sizeof numbers) exit(2);
+    memcpy(numbers, settings.data, sizeof numbers);
+    size_t groups = (size_t)numbers[2], tokens = key_scales.bytes / sizeof(float);
     for (int integers = 0; integers <= 1; integers++) {
-        tq_attend_job job = {.lanes = 1, .groups = 1, .count = rows, .tokens = key_scales.bytes / sizeof(float), .scale = 0.25f,
-                             .queries = (const float *)queries.data, .threads = 1};
-        job.keys = (tq_attend_store){.side = tq_attend_make_side(&keys.book, integers, 0),
-                                     .packed = (const uint8_t *)key_packed.data, .scales = (const uint8_t *)key_scales.data};
-        job.values = (tq_attend_store){.side = tq_attend_make_side(&values.book, integers, 1),
-                                       .packed = (const uint8_t *)value_packed.data, .scales = (const uint8_t *)value_scales.data};
-        float *got = attended(&job);
+        tq_attend_job job = {.lanes = 1, .groups = groups, .count = rows / groups, .tokens = tokens, .scale = numbers[0],
+                             .cap = numbers[1], .queries = (const float *)queries.data, .threads = 1};
+        if (limits.bytes) job.limits = (const int64_t *)(const void *)limits.data;
+        if (mask.bytes) job.mask = (const uint8_t *)mask.data;
+        job.mask_stride = (ptrdiff_t)tokens;
+        job.keys = (tq_attend_store){.side.book = &keys.book, .packed = (const uint8_t *)key_packed.data,
+                                     .scales = (const uint8_t *)key_scales.data};
+        job.values = (tq_attend_store){.side.book = &values.book, .packed = (const uint8_t *)value_packed.data,
+                                       .scales = (const uint8_t *)value_scales.data};
+        float *got = attended(&job, integers);
         use_baseline();
-        float *floor = attended(&job);
+        float *floor = attended(&job, integers);
         tq_active = level;
         /* in integers, a weight that rounding moves to its neighbour moves the sum by a hundredth of a token */
         tq_near("attended values", got, floor, rows * dim, integers ? 3e-3 : 1e-5);
-        tq_near("maxima", got + rows * dim, floor + rows * dim, rows, 1e-5);
         tq_near("sums of weights", got + rows * (dim + 1), floor + rows * (dim + 1), rows, 1e-5);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t j = 0; j < dim; j++) got[r * dim + j] /= got[rows * (dim + 1) + r];
+        for (size_t r = 0; r < rows; r++) {
+            float *maximum = got + rows * dim + r, sum = got[rows * (dim + 1) + r];
+            for (size_t j = 0; j < dim; j++) got[r * dim + j] /= sum > 0 ? sum : 1; /* of no token: zeros */
+            if (sum > 0) tq_near("maximum", maximum, floor + rows * dim + r, 1, 1e-5);
+            else tq_same("maximum of no token", maximum, &(float){-INFINITY}, sizeof *maximum);
+        }
         tq_near("attention against float64", got, (const float *)expected.data, rows * dim, integers ? 5e-2 : 1e-4);
     }
 }

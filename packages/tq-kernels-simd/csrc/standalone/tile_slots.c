@@ -1,5 +1,6 @@
-/* The integer tiles of csrc/attend against the baseline's. Factors are powers of two, so that floats are exact in any order,
- * fused or not, and every level must give the same bytes. Packed rows end where a page begins that nobody may touch. */
+/* The tiles of csrc/attend: rows of codes against plain sums, integer tiles against the baseline's. All numbers are such that
+ * floats are exact in any order, fused or not, and every level must give the same bytes. Packed rows end where a page begins
+ * that nobody may touch. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,6 +86,60 @@ static void products_case(size_t dim, int extreme) {
     tq_same(what, sums, others, 4 * padded);
 }
 
+/* Rows of codes against sums in integers, small enough to be exact as floats in any order; a level without these slots has
+ * nothing to compare. */
+static void codes_case(size_t bits, size_t dim, size_t tokens, size_t rows) {
+    float centroids[16];
+    for (size_t c = 0; c < (size_t)1 << bits; c++) centroids[c] = (float)tq_random_number(100, 0);
+    tq_codebook book = {.dim = dim, .bits = bits, .centroids = centroids};
+    tq_attend_side side = {.book = &book, .dim = dim, .padded = padded_of(dim), .row_bytes = tq_row_bytes(dim, bits)};
+    const size_t padded = side.padded;
+    uint8_t *packed = tq_guarded(tokens * side.row_bytes), *codes = tile_of(tokens * padded, 0);
+    for (size_t i = 0; i < tokens * side.row_bytes; i++) packed[i] = (uint8_t)tq_random_word();
+    for (size_t t = 0; t < tokens; t++) tq_decode_baseline.unpack(packed + t * side.row_bytes, dim, bits, codes + t * padded);
+    float *scales = tile_of(4 * TQ_TILE, 0), *query = tile_of(4 * rows * padded, 0), *sum = tile_of(4 * rows * padded, 0);
+    float *weight = tile_of(4 * rows * TQ_TILE, 0xFF), *logit = tile_of(4 * rows * TQ_TILE, 0xFF); /* NaN behind the tokens */
+    float *dots = tile_of(4 * rows * tokens, 0), *totals = tile_of(4 * rows * padded, 0), decays[32];
+    const float *queries[32], *weights[32];
+    float *logits[32], *sums[32];
+    for (size_t t = 0; t < TQ_TILE; t++) scales[t] = power_of_two();
+    for (size_t r = 0; r < rows; r++) {
+        queries[r] = query + r * padded, sums[r] = sum + r * padded;
+        weights[r] = weight + r * TQ_TILE, logits[r] = logit + r * TQ_TILE;
+        decays[r] = power_of_two();
+        for (size_t t = 0; t < tokens; t++) weight[r * TQ_TILE + t] = (float)(tq_random_word() % 100);
+        for (size_t j = 0; j < dim; j++) {
+            float *at = sums[r] + tq_attend_place(j), *total = totals + r * padded + tq_attend_place(j);
+            query[r * padded + j] = (float)tq_random_number(100, 0);
+            *at = (float)tq_random_number(1000, 0);
+            *total = decays[r] * *at;
+            for (size_t t = 0; t < tokens; t++) *total += weights[r][t] * centroids[codes[t * padded + j]];
+        }
+        for (size_t t = 0; t < tokens; t++) {
+            for (size_t j = 0; j < dim; j++) dots[r * tokens + t] += queries[r][j] * centroids[codes[t * padded + j]];
+            dots[r * tokens + t] *= scales[t];
+        }
+    }
+    tested->dot_codes(&side, packed, tokens, tile_of(16 * padded, 0x77), queries, rows, scales, logits);
+    tested->weigh_codes(&side, packed, tokens, weights, rows, decays, sums);
+    for (size_t r = 0; r < rows; r++) {
+        snprintf(what, sizeof what, "dot_codes of %zu bits, dim %zu, %zu tokens, row %zu of %zu", bits, dim, tokens, r, rows);
+        tq_same(what, logits[r], dots + r * tokens, 4 * tokens);
+        snprintf(what, sizeof what, "weigh_codes of %zu bits, dim %zu, %zu tokens, row %zu of %zu", bits, dim, tokens, r, rows);
+        for (size_t j = dim; j < padded; j++) sums[r][tq_attend_place(j)] = 0; /* places of no coordinate hold anything */
+        tq_same(what, sums[r], totals + r * padded, 4 * padded);
+    }
+}
+
+static void codes_cases(void) {
+    static const size_t dims[] = {2, 3, 7, 8, 9, 17, 31, 33, 64, 65, 100, 127, 128, 129, 160, 500};
+    static const size_t rows[] = {1, 2, 3, 4, 7, 32}, tokens[] = {1, 7, 16, 17, 33, 64};
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
+        for (size_t bits = 1; bits <= 4; bits++) {
+            for (size_t k = 0; k < 6; k++) codes_case(bits, dims[i], tokens[k], rows[(i + bits + k) % 6]);
+        }
+}
+
 void tq_compare_tile_slots(const tq_table *table) {
     static const size_t dims[] = {32, 64, 96, 128, 160, 288, 1024};
     tested = &table->attend;
@@ -94,4 +149,5 @@ void tq_compare_tile_slots(const tq_table *table) {
             for (size_t tokens = 1; tokens <= TQ_TILE; tokens += tokens < 9 ? 1 : 11) tiles_case(bits, dims[i], tokens);
         for (int extreme = 0; extreme < 2; extreme++) products_case(dims[i], extreme);
     }
+    if (tested->dot_codes) codes_cases();
 }

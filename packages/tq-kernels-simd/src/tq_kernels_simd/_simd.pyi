@@ -72,6 +72,16 @@ def search(
     threads: int,
     /,
 ) -> None: ...
+def combine(
+    plan: object,
+    packed: NDArray[Any],
+    scales: NDArray[Any],
+    weights: NDArray[Any],
+    is_sketch: int,
+    out: NDArray[Any],
+    threads: int,
+    /,
+) -> None: ...
 def sketch(plan: object, residuals: NDArray[Any], out: NDArray[Any], threads: int, /) -> None: ...
 def probe_fma(steps: int, /) -> float: ...
 def probe_read(buffer: NDArray[Any] | bytes | bytearray, /) -> int: ...

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 from tq_core.registry import Plan
-from tq_core.rotation import Rotation
 from tq_kernels_simd import _simd
 from tq_kernels_simd.backend import MAX_THREADS, SimdBackend
 from tq_kernels_simd.plan import pack_plan
@@ -140,8 +139,8 @@ class PackedAttention:
             raise InvalidDtype(f"queries must be float32, got {queries.dtype}")
         if not np.isfinite(queries).all():
             raise NotFinite(f"queries must be finite, got {queries[~np.isfinite(queries)][0]}")
-        shape = queries.shape[:3]
-        turned = self._turn(self.keys.rotation, queries, inverse=False)
+        shape, rows = queries.shape[:3], np.ascontiguousarray(queries).reshape(-1, self.keys.dim)
+        turned = self._backend.rotate(self.keys.rotation, rows).reshape(queries.shape)
         part = Partial(
             np.empty((*shape, self.values.dim), np.float32), np.empty(shape, np.float32), np.empty(shape, np.float32)
         )
@@ -161,9 +160,5 @@ class PackedAttention:
             self._accuracy,
             self.threads,
         )
-        return part._replace(values=self._turn(self.values.rotation, part.values, inverse=True))
-
-    def _turn(self, rotation: Rotation, x: F32, *, inverse: bool) -> F32:
-        rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
-        turned = self._backend.unrotate(rotation, rows) if inverse else self._backend.rotate(rotation, rows)
-        return turned.reshape(x.shape)
+        turned = self._backend.unrotate(self.values.rotation, part.values.reshape(-1, self.values.dim))
+        return Partial(turned.reshape(part.values.shape), part.maxima, part.sums)

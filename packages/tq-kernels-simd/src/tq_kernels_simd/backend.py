@@ -1,5 +1,6 @@
 """Backend `simd`: the operations of tq_core in C, with what is left to numpy said in `levels`."""
 
+import math
 import os
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
@@ -26,9 +27,9 @@ I64 = NDArray[np.int64]
 
 ACCURACIES: Final = {"exact": 0, "int16": 1, "int8": 2, "auto": 3}  # csrc/score/query.h, csrc/search/run.h
 OPERATIONS: Final = (
-    *("rotate", "unrotate", "encode", "decode", "scores", "search", "attention", "sketch", "sketch_scores"),
+    *("rotate", "unrotate", "encode", "decode", "scores", "search", "combine", "attention", "sketch", "sketch_scores"),
 )
-LEFT_TO_NUMPY: Final = ("combine", "unsketch")
+LEFT_TO_NUMPY: Final = ("unsketch",)
 MAX_THREADS: Final = 256
 
 
@@ -105,6 +106,25 @@ class SimdBackend(NumpyBackend):
         rotated, number = self.rotate(plan.rotation, queries), ACCURACIES[accuracy]
         _simd.search(self._packed(plan), packed, scales, gammas, rotated, mask, k, number, *found, self.threads)
         return found
+
+    def combine(self, plan: Plan, packed: U8, scales: F32, gammas: F32 | None, weights: F32) -> F32:
+        """As NumpyBackend, within rounding; signs are added before they are projected back, once a sum."""
+        ready = self._packed(plan)
+        total = np.empty((len(weights), plan.dim), np.float32)
+        _simd.combine(ready, packed, scales, weights, 0, total, self.threads)
+        if plan.sketch is not None and gammas is not None:
+            signs = np.empty((len(weights), plan.sketch.projections), np.float32)
+            lengths = gammas * np.float32(math.sqrt(plan.dim))
+            _simd.combine(ready, packed, lengths, weights, 1, signs, self.threads)
+            total += self._unproject(plan.sketch, signs)
+        return self.unrotate(plan.rotation, total)
+
+    def _unproject(self, sketch: Sketch, signs: F32) -> F32:
+        """Signs, or sums of them, times the transpose of the sketch and its constant, as NumpyBackend.unsketch."""
+        if sketch.matrix is not None:
+            return (signs @ sketch.matrix.astype(np.float32)) * np.float32(sketch.constant / 2048)
+        assert sketch.rotation is not None
+        return self.unrotate(sketch.rotation, signs) * np.float32(sketch.constant * sketch.dim)
 
     def sketch(self, sketch: Sketch, residuals: I64) -> U8:
         """As NumpyBackend, bit for bit."""

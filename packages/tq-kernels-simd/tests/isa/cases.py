@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,21 +125,63 @@ def _attentions() -> Iterator[tuple]:
     for key_dim, value_dim in ((64, 32), (96, 128), (33, 20), (7, 3)):
         for bits in widths:
             yield _attention(_plan(key_dim, bits[0]), _plan(value_dim, bits[1]))
+    for bits in ((4, 4), (3, 2), (1, 6), (5, 3), (8, 1)):
+        for key_dim, value_dim in ((96, 32), (33, 65)):
+            plans = _plan(key_dim, bits[0]), _plan(value_dim, bits[1])
+            yield from (_attention(*plans, sight=sight) for sight in _sights())
 
 
-def _attention(keys: Plan, values: Plan, tokens: int = 137) -> tuple:
+class Sight(NamedTuple):
+    """What each query of a group sees of the tokens, and what becomes of its logits."""
+
+    limits: np.ndarray | None  # (count, 2) int64
+    mask: np.ndarray | None  # (count, tokens) bool
+    softcap: float = 0.0
+    groups: int = 1
+
+
+EVERYTHING = Sight(None, None)
+
+
+def _sights(tokens: int = 137) -> Iterator[Sight]:
+    """Limits, masks, the soft cap and all together; some queries see nothing, some fewer tokens than a tile has."""
+    far = np.iinfo(np.int64).max
+    limits = np.array([[0, tokens], [-far, 64], [63, 129], [70, 70], [128, far], [100, 20], [64, 128]])
+    mask = np.random.default_rng(tokens).random((len(limits), tokens)) < 0.5
+    mask[1] = False
+    mask[2, :64] = False
+    yield Sight(limits, None)
+    yield Sight(None, mask, groups=2)
+    yield Sight(None, None, softcap=0.5, groups=3)
+    yield Sight(limits, mask, softcap=2.0, groups=5)  # 35 rows, more than a block has
+
+
+def _attention(keys: Plan, values: Plan, tokens: int = 137, sight: Sight = EVERYTHING) -> tuple:
     """Attention in float64 over decoded rows; the output is rotated, as the kernel leaves it."""
+    limits, mask, softcap, groups = sight
+    count = next((len(part) for part in (limits, mask) if part is not None), 5)
     rng = np.random.default_rng(keys.dim)
     stored, decoded = [], []
     for plan in (keys, values):
         packed, scales, _ = REFERENCE.encode(plan, rng.standard_normal((tokens, plan.dim)).astype(np.float32))
         stored += [packed.tobytes(), scales.tobytes()]
         decoded.append(REFERENCE.decode(plan, packed, scales, None).astype(np.float64))
-    queries = (rng.standard_normal((5, keys.dim)) * 4 / np.sqrt(keys.dim)).astype(np.float32)
-    weights = np.exp(queries.astype(np.float64) @ decoded[0].T * 0.25)
-    out = (weights @ decoded[1] / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    turned = REFERENCE.rotate(keys.rotation, queries), REFERENCE.rotate(values.rotation, out)
-    return ATTEND, plan_bytes(keys), plan_bytes(values), *stored, *(array.tobytes() for array in turned)
+    queries = (rng.standard_normal((groups * count, keys.dim)) * 4 / np.sqrt(keys.dim)).astype(np.float32)
+    logits = queries.astype(np.float64) @ decoded[0].T * 0.25
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
+    at, seen = np.arange(tokens), np.ones((count, tokens), np.bool_)
+    if limits is not None:
+        seen &= (at >= limits[:, :1]) & (at < limits[:, 1:])
+    if mask is not None:
+        seen &= mask
+    weights = np.where(np.tile(seen, (groups, 1)), np.exp(logits), 0.0)
+    totals = weights.sum(axis=1, keepdims=True)
+    out = (weights @ decoded[1] / np.where(totals > 0, totals, 1)).astype(np.float32)
+    asked, expected = REFERENCE.rotate(keys.rotation, queries), REFERENCE.rotate(values.rotation, out)
+    views = (b"" if part is None else part.tobytes() for part in (limits, mask))
+    settings = struct.pack("=3f", 0.25, softcap, groups)
+    return ATTEND, plan_bytes(keys), plan_bytes(values), *stored, asked.tobytes(), *views, settings, expected.tobytes()
 
 
 def _refusals() -> Iterator[tuple]:

@@ -10,7 +10,10 @@ are numpy's own, exactly as long as the arrays, so that one byte beyond an input
 import os
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 TESTS = Path(__file__).parents[1]
 CONTRACT = """
@@ -53,10 +56,39 @@ def levels() -> list[str]:
     return done.stdout.split()
 
 
+def collected() -> int:
+    """How many tests the package has."""
+    command = [sys.executable, "-m", "pytest", "-qq", "-p", "no:cacheprovider", "--collect-only", str(TESTS)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    return sum("::" in line for line in done.stdout.splitlines())
+
+
+def account(report: Path) -> str:
+    """How many of all tests ran and passed, and how many did not, by reason."""
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    skips = [found.get("message", "") for case in cases for found in case.findall("skipped")]
+    failed = sum(1 for case in cases if case.find("failure") is not None or case.find("error") is not None)
+    every = collected()
+    lines = [f"of {every} tests {len(cases) - len(skips) - failed} ran under the sanitizers and passed"]
+    lines += [f"  {count} skipped: {reason}" for reason, count in Counter(skips).most_common()]
+    if len(cases) < every:
+        lines.append(f"  {every - len(cases)} left out by the options given")
+    if failed:
+        lines.append(f"  {failed} failed")
+    return "\n".join(lines) + "\n"
+
+
 def suite(options: list[str]) -> None:
-    """Every test of the package, and the contract suite at each level; raises at the first that fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS), *options]
-    subprocess.run(command, env=environment(), check=True)
+    """Every test of the package, and the contract suite at each level; says what was left out and why."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(TESTS)]
+        done = subprocess.run([*command, *options], env=environment(), check=False)
+        if report.exists():
+            sys.stdout.write(account(report))
+            sys.stdout.flush()
+    if done.returncode:
+        sys.exit(f"pytest left with exit status {done.returncode}")
     for level in levels():
         subprocess.run([sys.executable, "-c", CONTRACT], env=environment(TQ_ISA=level), check=True)
 

@@ -23,6 +23,29 @@ static inline simde__m512i more_cvtepu8_epi16(simde__m256i a) {
     return simde_mm512_loadu_si512(out);
 }
 
+static inline simde__m512i more_cvtepu8_epi32(simde__m128i a) {
+    uint8_t in[16];
+    int32_t out[16];
+    memcpy(in, &a, sizeof in);
+    for (int i = 0; i < 16; i++) out[i] = in[i];
+    return simde_mm512_loadu_si512(out);
+}
+
+static inline simde__m512i more_cvtepu16_epi32(simde__m256i a) {
+    uint16_t in[16];
+    int32_t out[16];
+    memcpy(in, &a, sizeof in);
+    for (int i = 0; i < 16; i++) out[i] = in[i];
+    return simde_mm512_loadu_si512(out);
+}
+
+static inline simde__m512i more_maskz_loadu_epi8(uint64_t mask, const void *from) {
+    uint8_t out[64] = {0};
+    for (int i = 0; i < 64; i++)
+        if (mask >> i & 1) out[i] = ((const uint8_t *)from)[i];
+    return simde_mm512_loadu_si512(out);
+}
+
 static inline simde__m512 more_permute_ps(simde__m512 a, int places) {
     float in[16], out[16];
     memcpy(in, &a, sizeof in);
@@ -140,6 +163,9 @@ static inline simde__m512i more_maskz_loadu_epi16(simde__mmask32 mask, const voi
 #define _mm512_cvtepi32_ps(a) more_cvtepi32_ps(a)
 #define _mm512_cvtss_f32(a) more_cvtss_f32(a)
 #define _mm512_cvtepu8_epi16(a) more_cvtepu8_epi16(a)
+#define _mm512_cvtepu8_epi32(a) more_cvtepu8_epi32(a)
+#define _mm512_cvtepu16_epi32(a) more_cvtepu16_epi32(a)
+#define _mm512_maskz_loadu_epi8(mask, from) more_maskz_loadu_epi8(mask, from)
 #define _mm512_permute_ps(a, places) more_permute_ps(a, places)
 #define _mm512_shuffle_f32x4(a, b, places) more_shuffle_f32x4(a, b, places)
 #define _mm512_reduce_add_epi32(a) more_reduce_add_epi32(a)

@@ -55,6 +55,41 @@ class TurnBuffer:
         return self._flats[which][: tokens * self._row].reshape(batch, heads, tokens, dim)
 
 
+class GrownInPlace:
+    """One cache tensor `(batch, heads, capacity, dim)` that the runtime appends to where it lies.
+
+    For operators that take one memory as past and present: nothing is copied but new tokens. Rows beyond the tokens
+    so far mean nothing. Grows to `limit` at most, by copying.
+    """
+
+    def __init__(self, batch: int, heads: int, dim: int, dtype: str, capacity: int, limit: int) -> None:
+        self._limit = limit
+        self._array: Floats = np.zeros((batch, heads, max(1, min(capacity, limit)), dim), dtype)
+
+    def past(self, tokens: int) -> Floats:
+        """The whole memory, of which the first `tokens` rows are filled."""
+        return self._array
+
+    def target(self, tokens: int) -> Floats:
+        """The same memory, with room for that many tokens."""
+        capacity = self._array.shape[2]
+        if capacity < tokens:
+            batch, heads, _, dim = self._array.shape
+            room = max(tokens, min(max(2 * capacity, SMALLEST), self._limit))
+            grown = np.zeros((batch, heads, room, dim), self._array.dtype)
+            grown[:, :, :capacity] = self._array
+            self._array = grown
+        return self._array
+
+    def turn(self) -> None:
+        """Nothing to do: past and target are one."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory, used or not."""
+        return self._array.nbytes
+
+
 class StateBuffer:
     """A state of fixed size `(batch, *shape)` in two arrays that take turns; it starts at zeros."""
 

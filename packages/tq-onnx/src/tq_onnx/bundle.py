@@ -11,11 +11,13 @@ from tokenizers import Tokenizer
 
 from tq_core import CorruptData, InvalidSpec
 from tq_onnx.configs import Configs
-from tq_onnx.errors import BundleNotFound, InvalidText, one_line
-from tq_onnx.external_data import ModelFile, check_model
+from tq_onnx.errors import BundleNotFound, InvalidText, UnsupportedBundle, one_line
+from tq_onnx.external_data import ModelFile, check_model, whole_model
+from tq_onnx.feeds import StepInputs
 from tq_onnx.files import find_model, read_small
 from tq_onnx.inputs import Signature, read_signature
 from tq_onnx.sessions import declared, open_session, prove
+from tq_onnx.surgery.fused_graph import FusedGraph
 
 LARGEST_TOKENIZER: Final = 256 << 20  # bytes; those of the largest vocabularies have some 30 MB
 
@@ -38,7 +40,10 @@ class Bundle:
         self.windows = configs.windows
         self.tokenizer = _read_tokenizer(folder)
         self.file: ModelFile = check_model(self.model_path, folder)
+        for name in self.file.evicted:
+            raise UnsupportedBundle(f"input {name!r} cannot be compressed: its operator drops old tokens itself")
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+        self._fused: dict[int, FusedGraph] = {}
         session = self.session()
         self.signature: Signature = read_signature(
             declared(session.get_inputs()), declared(session.get_outputs()), configs.hints()
@@ -90,6 +95,21 @@ class Bundle:
         if wanted not in self._sessions:
             self._sessions[wanted] = open_session(self.model_path, wanted)
         return self._sessions[wanted]
+
+    def fused(self, threads: int | None = None) -> FusedGraph:
+        """The graph cut at its attentions; made and probed once. CannotCut names the layer that is in the way."""
+        wanted = self.threads if threads is None else threads
+        if wanted not in self._fused:
+            self._fused[wanted] = FusedGraph(
+                whole_model(self.model_path, self.folder),
+                self.signature,
+                StepInputs(1, self.signature.optional, self.first_position),
+                self.session(wanted),
+                self.context or 0,
+                self.windows,
+                wanted,
+            )
+        return self._fused[wanted]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with no special tokens added and nothing cut off or padded."""

@@ -22,7 +22,7 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--text", type=click.Path(path_type=Path), help="UTF-8 text; default: validation.txt of the bundle.")
 @click.option("--policy", "policies", multiple=True, help="What the cache stores; repeatable. Default: a survey.")
-@click.option("--mode", type=click.Choice(["reconstruct"]), default="reconstruct", show_default=True)
+@click.option("--mode", type=click.Choice(["reconstruct", "fused"]), default="reconstruct", show_default=True)
 @click.option("--tokens", type=click.IntRange(2), help="Tokens of a window. Default: 448, or the model's context.")
 @click.option("--windows", type=click.IntRange(1), default=8, show_default=True, help="Windows, evenly over the text.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Windows run together at most.")

@@ -30,7 +30,7 @@ Examples:
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="UTF-8 file with the text to go on from.")
 @click.option("--tokens", type=click.IntRange(0), default=256, show_default=True, help="New tokens at most.")
 @click.option("--policy", help="What the cache stores. Default: balanced, or what the loaded cache has.")
-@click.option("--mode", type=click.Choice(["exact", "reconstruct"]), help="Default: reconstruct.")
+@click.option("--mode", type=click.Choice(["exact", "reconstruct", "fused"]), help="Default: reconstruct.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Draw from that many likeliest tokens; 0: all.")
 @click.option("--top-p", type=float, default=1.0, help="Draw from the fewest tokens that reach this probability.")
@@ -152,6 +152,7 @@ class Job:
         runner = DecoderRunner(
             bundle,
             None if exact else (policy or DEFAULT_POLICY),
+            options["mode"],
             capacity=min(len(ids) + options["tokens"], bundle.context or 1 << 30),
             seed=options["seed"],
             backend=options["backend"],

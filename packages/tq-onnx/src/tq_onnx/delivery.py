@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tq_onnx.errors import BundleNotFound, InvalidText, one_line
+from tq_onnx.files import admitted
 
 
 def read_text(path: Path | None, bundle: Path) -> str:
@@ -16,6 +17,7 @@ def read_text(path: Path | None, bundle: Path) -> str:
         path = bundle / "validation.txt"
         if not path.is_file():
             raise BundleNotFound(f"{bundle} has no validation.txt to measure on; pass --text FILE")
+        admitted(path, bundle)
     return read_utf8(path)
 
 

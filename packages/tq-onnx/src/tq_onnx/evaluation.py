@@ -100,8 +100,8 @@ def evaluate(
     together, fewer where the exact logits would take more than LARGEST_REFERENCE_BYTES.
     Several `seeds` are averaged. Everything that can be refused is refused before the first step.
     """
-    if mode != "reconstruct":
-        raise InvalidSpec(f"evaluate measures policies in mode 'reconstruct', got {mode!r}")
+    if mode not in ("reconstruct", "fused"):
+        raise InvalidSpec(f"evaluate measures policies in mode 'reconstruct' or 'fused', got {mode!r}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise InvalidSpec(f"seeds must be one or more different numbers, got {list(seeds)}")
     refuse_mixed_forms(bundle.signature)
@@ -111,7 +111,7 @@ def evaluate(
     plan = _plan(bundle, text, tokens, windows, batch, score_from, threads)
     for seed in seeds:  # what the model's dims or this machine cannot do fails here
         for policy in resolved:
-            DecoderRunner(bundle, policy, seed=seed, threads=threads, backend=backend, batch=plan.group)
+            DecoderRunner(bundle, policy, mode, seed=seed, threads=threads, backend=backend, batch=plan.group)
 
     exact = Run()
     runs = {
@@ -130,7 +130,7 @@ def evaluate(
         for (index, seed), run in runs.items():
             policy = resolved[index]
             runner = DecoderRunner(
-                bundle, policy, batch=len(group), capacity=plan.steps, seed=seed, threads=threads, backend=backend
+                bundle, policy, mode, batch=len(group), capacity=plan.steps, seed=seed, threads=threads, backend=backend
             )
             _run(runner, group, plan, run, reference, tick(str(policy)))
             done += plan.steps

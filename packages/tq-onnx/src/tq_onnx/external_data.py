@@ -7,7 +7,7 @@ runtime takes one reserved name for an address in its own memory.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -16,6 +16,7 @@ import onnx
 from tq_core import CorruptData
 from tq_onnx.errors import BundleNotFound, UnsupportedBundle, one_line
 from tq_onnx.files import is_inside
+from tq_onnx.past_use import evicted_pasts, grown_in_place
 
 MEMORY_MARK: Final = "_ORT_MEM_ADDR_"  # in a location: the offset is an address in this process
 
@@ -40,10 +41,15 @@ LARGEST_TENSOR: Final = 1 << 40  # bytes; the largest real ones have a few times
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What was found in a model file: its external data, and every kind of operator, as (domain, name)."""
+    """What was found in a model file: its external data, and every kind of operator, as (domain, name).
+
+    `grown_in_place` and `evicted` say which pasts operators treat in a way of their own (`past_use`).
+    """
 
     external_files: tuple[Path, ...]
     operators: frozenset[tuple[str, str]]
+    grown_in_place: Mapping[str, int] = field(default_factory=dict)
+    evicted: tuple[str, ...] = ()
 
     def has(self, *names: str) -> bool:
         """Whether any operator has one of these names."""
@@ -73,7 +79,12 @@ def check_model(model_path: Path, folder: Path) -> ModelFile:
             f"{model_path.name} is a link to another folder and has external data, which the runtime would look for "
             "there; copy the files into the bundle"
         )
-    return ModelFile(tuple(sorted(files)), frozenset(_operators(model)))
+    return ModelFile(
+        tuple(sorted(files)),
+        frozenset(_operators(model)),
+        grown_in_place(model.graph),
+        tuple(evicted_pasts(model.graph)),
+    )
 
 
 def whole_model(model_path: Path, folder: Path) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ from typing import Any, Final
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import UnsupportedBundle
 from tq_onnx.packed import refuse_mixed_forms
+from tq_onnx.surgery import CannotCut
 
 # Operators that compute attention as one node; graphs without any spell it out with MatMul and Softmax.
 ATTENTIONS: Final = ("GroupQueryAttention", "MultiHeadAttention", "Attention", "PagedAttention")
@@ -46,8 +47,17 @@ def modes(bundle: Bundle) -> list[dict[str, Any]]:
         mixed = ""
     except UnsupportedBundle as error:
         mixed = str(error)
-    reasons = {"exact": "", "reconstruct": mixed, "fused": "not available in this release"}
+    reasons = {"exact": "", "reconstruct": mixed, "fused": mixed or _why_not_fused(bundle)}
     return [{"mode": mode, "works": not reason, "why_not": reason} for mode, reason in reasons.items()]
+
+
+def _why_not_fused(bundle: Bundle) -> str:
+    """What is in the way of cutting the graph at its attentions; cuts and probes it to know."""
+    try:
+        bundle.fused()
+    except CannotCut as error:
+        return str(error)
+    return ""
 
 
 def _notes(bundle: Bundle) -> list[str]:

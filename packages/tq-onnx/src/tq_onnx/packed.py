@@ -1,6 +1,6 @@
 """The packed cache of a runner: new tokens of all layers go in, and what they decode to takes the floats' place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,10 @@ from tq_core import ScaleRange
 from tq_onnx.admission import check_rows, largest_norm
 from tq_onnx.errors import UnsupportedBundle
 from tq_onnx.inputs import Signature
+from tq_onnx.surgery.site import Site
+
+Floats = NDArray[np.floating]
+F32 = NDArray[np.float32]
 
 
 def refuse_mixed_forms(signature: Signature) -> None:
@@ -73,15 +77,60 @@ class PackedCache:
         """Take over a cache of the same policy and dims, as read from a snapshot."""
         self._parts = [cache]
 
-    def write(self, targets: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
-        """Pack columns `start` and later of the layers' tensors; changed tokens become what their codes decode to.
+    def write(self, targets: Mapping[str, NDArray[Any]], start: int, stop: int, padding: NDArray[np.int64]) -> None:
+        """Pack columns start..stop-1 of the layers' tensors; changed tokens become what their codes decode to.
 
         `padding` columns of each row hold no token. Everything is checked before any layer takes a token; what fails
         later is undone, so that the cache is as it was.
         """
-        self._check(targets, start, padding)
-        if len(self._parts) == 1 and self._batch > 1 and padding.any():
-            self._parts = self._parts[0].split()
+        new = {name: array[:, :, start:stop] for name, array in targets.items()}
+        self._take(new, start, padding, targets)
+
+    def append(self, new: Sequence[tuple[Floats, Floats]], start: int, padding: NDArray[np.int64]) -> None:
+        """Pack (batch, kv_heads, n, dim) keys and values of all layers, the tokens from column `start` on.
+
+        As `write` where no floats are kept.
+        """
+        named: dict[str, NDArray[Any]] = {}
+        for layer, pair in zip(self._layers, new, strict=True):
+            named |= dict(zip((layer.past_key, layer.past_value), pair, strict=True))
+        self._take(named, start, padding, None)
+
+    def attend(
+        self, site: Site, queries: Floats, keys: Floats, values: Floats, start: int, padding: NDArray[np.int64]
+    ) -> F32:
+        """Attention of new tokens over what is packed and, exactly, themselves: (batch, query heads, n, value dim).
+
+        `keys` and `values` are those of the new tokens, which begin at column `start`; padding gets zeros.
+        """
+        self._align(padding)
+        out = np.zeros((*queries.shape[:3], values.shape[3]), np.float32)
+        width = self._batch // len(self._parts)
+        for number, part in enumerate(self._parts):
+            rows = slice(number * width, (number + 1) * width)
+            first = max(0, int(padding[rows].max()) - start)
+            if first < queries.shape[2]:
+                out[rows, :, first:] = part.attend(
+                    queries[rows, :, first:],
+                    site.layer,
+                    scale=site.scale,
+                    causal=True,
+                    softcap=site.softcap or None,
+                    sliding_window=site.window,
+                    fresh=(keys[rows, :, first:], values[rows, :, first:]),
+                )
+        return out
+
+    def _take(
+        self,
+        new: Mapping[str, NDArray[Any]],
+        start: int,
+        padding: NDArray[np.int64],
+        targets: Mapping[str, NDArray[Any]] | None,
+    ) -> None:
+        """Pack new tokens by name; what their codes decode to goes into `targets`, all columns by name."""
+        self._check(new, start, padding)
+        self._align(padding)
         width = self._batch // len(self._parts)
         written = 0
         before = [len(part) for part in self._parts]
@@ -89,44 +138,55 @@ class PackedCache:
             with np.errstate(over="raise"):
                 for number, part in enumerate(self._parts):
                     rows = slice(number * width, (number + 1) * width)
-                    written += self._pack(part, targets, rows, start, int(padding[rows].max()))
+                    written += self._pack(part, new, rows, start, int(padding[rows].max()), targets)
         except BaseException as error:
             for part, length in zip(self._parts, before, strict=True):
                 part.crop(length)
             if isinstance(error, FloatingPointError):
-                dtype = targets[self._layers[0].past_key].dtype
+                dtype = new[self._layers[0].past_key].dtype
                 raise ScaleRange(f"a decoded vector exceeds the {dtype} cache") from error
             raise
         self.tokens_written += written if width == self._batch else written // self._batch
 
-    def _check(self, targets: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
+    def _align(self, padding: NDArray[np.int64]) -> None:
+        """Split the rows once any of them begins later than another."""
+        if len(self._parts) == 1 and self._batch > 1 and padding.any():
+            self._parts = self._parts[0].split()
+
+    def _check(self, new: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
         for layer in self._layers:
             for name in (layer.past_key, layer.past_value):
                 # padding attends to nothing, and what a graph computes there is no vector of the cache
                 for row in np.flatnonzero(padding > start):
-                    targets[name][row, :, start : padding[row]] = 0
-                check_rows(targets[name][:, :, start:], self._largest_norm, name)
+                    new[name][row, :, : padding[row] - start] = 0
+                check_rows(new[name], self._largest_norm, name)
 
     def _pack(
-        self, part: DecoderCache, targets: Mapping[str, NDArray[Any]], rows: slice, start: int, padding: int
+        self,
+        part: DecoderCache,
+        new: Mapping[str, NDArray[Any]],
+        rows: slice,
+        start: int,
+        padding: int,
+        targets: Mapping[str, NDArray[Any]] | None,
     ) -> int:
         """Pack the new tokens of some rows, which begin after `padding` columns; tokens quantized over all layers."""
-        first, written = max(start, padding), 0
+        first, written = max(0, padding - start), 0
         for index, layer in enumerate(self._layers):
-            keys, values = targets[layer.past_key][rows], targets[layer.past_value][rows]
+            keys, values = new[layer.past_key][rows], new[layer.past_value][rows]
             if first >= keys.shape[2]:
                 return 0
             changed = part.append(keys[:, :, first:], values[:, :, first:], index)[0]  # all rows alike
-            if len(changed) == 0:
+            written += len(changed)
+            if targets is None or len(changed) == 0:
                 continue
             columns = slice(changed.start + padding, changed.stop + padding)
-            keys[:, :, columns] = part.keys(index, changed.start, changed.stop)
-            values[:, :, columns] = part.values(index, changed.start, changed.stop)
-            written += len(changed)
+            for name, decoded in ((layer.past_key, part.keys), (layer.past_value, part.values)):
+                targets[name][rows, :, columns] = decoded(index, changed.start, changed.stop)
         return written
 
     def read(self, targets: Mapping[str, NDArray[Any]]) -> None:
         """Fill the layers' tensors with what the cache holds; rows are of one length."""
         for index, layer in enumerate(self._layers):
-            targets[layer.past_key][...] = self.cache.keys(index)
-            targets[layer.past_value][...] = self.cache.values(index)
+            targets[layer.past_key][:, :, : len(self.cache)] = self.cache.keys(index)
+            targets[layer.past_value][:, :, : len(self.cache)] = self.cache.values(index)

@@ -1,21 +1,20 @@
 """Decodes step by step with the cache in one of its modes; the same steps in every mode, so that runs compare."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from onnxruntime import OrtValue  # type: ignore[import-untyped]
 
 from tq_cache import CachePolicy, DecoderCache
 from tq_core import InvalidDtype, InvalidSpec, ShapeMismatch
-from tq_onnx.buffers import StateBuffer, TurnBuffer
 from tq_onnx.bundle import Bundle
-from tq_onnx.errors import StepFailed, UnsupportedBundle, one_line
-from tq_onnx.feeds import StepInputs, padding_after
+from tq_onnx.cut_graph import CutGraph
+from tq_onnx.errors import UnsupportedBundle
+from tq_onnx.feeds import padding_after
 from tq_onnx.packed import PackedCache
+from tq_onnx.whole_graph import WholeGraph
 
-MODES: Final = ("exact", "reconstruct")
+MODES: Final = ("exact", "reconstruct", "fused")
 DEFAULT_POLICY: Final = "balanced"
 CHUNK: Final = 512  # tokens of a prefill step
 
@@ -26,8 +25,10 @@ class DecoderRunner:
     `exact` keeps the float cache as the graph returns it. `reconstruct` also packs every new token into `cache` and
     replaces its floats by what the codes decode to: a token is exact in the step that brings it and quantized in all
     later ones (or as soon as it leaves the policy's full-precision window). Old tokens are never quantized again.
-    Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`). States of fixed
-    size, as hybrid models carry, stay as they are in either mode.
+    Reconstruct measures quality and saves no memory: the runtime still holds floats (`float_bytes`). `fused` cuts the
+    graph at its attentions and computes those on the packed cache, so that no float cache exists; its logits are those
+    of reconstruct up to rounding. UnsupportedBundle says which layer of a graph cannot be cut, and why. States of
+    fixed size, as hybrid models carry, stay as they are in every mode.
 
     A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory between two layers
     may leave the oldest tokens of a window quantized a step early.
@@ -53,23 +54,16 @@ class DecoderRunner:
                 f"the graph of {bundle.folder.name} runs a batch of {signature.fixed_batch} only, got {self.batch}"
             )
         self.tokens = 0
+        self.padding = np.zeros(self.batch, np.int64)
         self._packed: PackedCache | None = None
-        if self.mode == "reconstruct":
+        if self.mode != "exact":
             chosen = DEFAULT_POLICY if policy is None else policy
             self._packed = PackedCache(signature, chosen, self.batch, seed, backend, self.capacity)
-        self._inputs = StepInputs(self.batch, signature.optional, bundle.first_position)
-        self.padding = np.zeros(self.batch, np.int64)
-        self._buffers = {
-            name: TurnBuffer(self.batch, layer.kv_heads, dim, signature.cache_dtype, self.capacity)
-            for layer in signature.layers
-            for name, dim in ((layer.past_key, layer.key_dim), (layer.past_value, layer.value_dim))
-        }
-        self._states = {state.past: StateBuffer(self.batch, state.shape, state.dtype) for state in signature.states}
-        self._presents = {layer.past_key: layer.present_key for layer in signature.layers}
-        self._presents |= {layer.past_value: layer.present_value for layer in signature.layers}
-        self._presents |= {state.past: state.present for state in signature.states}
-        self._session = bundle.session(threads)
-        self._binding = self._session.io_binding()
+        self._graph: WholeGraph | CutGraph
+        if self.mode == "fused" and self._packed is not None:
+            self._graph = CutGraph(bundle, self.batch, threads, self._packed)
+        else:
+            self._graph = WholeGraph(bundle, self.batch, self.capacity, threads, self._packed)
 
     def step(self, tokens: ArrayLike, mask: ArrayLike | None = None, *, last_only: bool = False) -> NDArray[np.float32]:
         """Logits (batch, n, vocabulary) of `tokens` (batch, n), which join the cache; n of 1 or more.
@@ -83,17 +77,9 @@ class DecoderRunner:
                 "GroupQueryAttention takes one token a step once a batch of several rows has a past; feed them one by "
                 "one, or use prefill()"
             )
-        stop = self.tokens + ids.shape[1]
         padding = self.padding if mask is None else self._padding(mask, ids.shape)
-        targets = {name: buffer.target(stop) for name, buffer in self._buffers.items()}
-        logits = self._run(ids, targets, stop, padding, last_only=last_only)
-        if self._packed is not None:
-            self._packed.write(targets, self.tokens, padding)
-        for buffer in self._buffers.values():
-            buffer.turn()
-        for state in self._states.values():
-            state.turn()
-        self.tokens, self.padding = stop, padding
+        logits = self._graph.step(ids, self.tokens, padding, last_only=last_only)
+        self.tokens, self.padding = self.tokens + ids.shape[1], padding
         return logits
 
     def check(self, tokens: ArrayLike, mask: ArrayLike | None = None) -> None:
@@ -125,8 +111,7 @@ class DecoderRunner:
         """Forget all tokens; memory stays allocated."""
         if self._packed is not None:
             self._packed.clear()
-        for state in self._states.values():
-            state.clear()
+        self._graph.clear()
         self.tokens, self.padding = 0, np.zeros(self.batch, np.int64)
 
     def restore(self, cache: DecoderCache) -> None:
@@ -136,11 +121,11 @@ class DecoderRunner:
         InvalidSpec where the cache is that of another model, batch or policy.
         """
         if self._packed is None:
-            raise InvalidSpec("mode 'exact' has no packed cache to restore; use mode 'reconstruct'")
-        if self._states:
+            raise InvalidSpec("mode 'exact' has no packed cache to restore; use mode 'reconstruct' or 'fused'")
+        if self.bundle.signature.states:
+            missing = self.bundle.signature.states[0].past
             raise UnsupportedBundle(
-                f"a packed cache does not hold the state {next(iter(self._states))!r}, without which this model "
-                "cannot go on"
+                f"a packed cache does not hold the state {missing!r}, without which this model cannot go on"
             )
         mine = self._packed.cache
         for name in ("layers", "kv_heads", "head_dim", "value_dim", "batch", "policy"):
@@ -151,9 +136,7 @@ class DecoderRunner:
             raise ShapeMismatch(f"rows of the cache hold {sorted(cache.lengths)} tokens; restore one row alone")
         self.reset()
         self._packed.adopt(cache)
-        self._packed.read({name: buffer.target(len(cache)) for name, buffer in self._buffers.items()})
-        for buffer in self._buffers.values():
-            buffer.turn()
+        self._graph.restore(len(cache))
         self.tokens = len(cache)
 
     @property
@@ -176,12 +159,12 @@ class DecoderRunner:
     @property
     def state_bytes(self) -> int:
         """Bytes of states of fixed size, which nothing compresses; part of `cache_bytes` and `exact_bytes`."""
-        return sum(state.nbytes for state in self._states.values())
+        return self._graph.state_bytes
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of the float buffers that the runtime reads and writes, in either mode."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
+        """Bytes of the float buffers that the runtime reads and writes; 0 in mode fused, which has none."""
+        return self._graph.float_bytes
 
     @property
     def cached_values(self) -> int:
@@ -222,55 +205,11 @@ class DecoderRunner:
                 raise UnsupportedBundle(f"rows of a batch must be of one length: {why}")
         return padding
 
-    def _run(
-        self,
-        ids: NDArray[np.integer],
-        targets: Mapping[str, NDArray[Any]],
-        stop: int,
-        padding: NDArray[np.int64],
-        *,
-        last_only: bool,
-    ) -> NDArray[np.float32]:
-        """One run of the graph from the past into the targets."""
-        signature, binding = self.bundle.signature, self._binding
-        binding.clear_binding_inputs()
-        binding.clear_binding_outputs()
-        feeds = self._inputs.values(self.tokens, stop, padding, last_only=last_only)
-        feeds[signature.ids_name] = ids
-        feeds |= {name: buffer.past(self.tokens) for name, buffer in self._buffers.items()}
-        feeds |= {name: state.past for name, state in self._states.items()}
-        written = {**targets, **{name: state.target for name, state in self._states.items()}}
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
-        binding.bind_output(signature.logits_name, "cpu")
-        for name, array in written.items():
-            binding.bind_ortvalue_output(self._presents[name], OrtValue.ortvalue_from_numpy(array))
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # the runtime's errors share no base class
-            raise StepFailed(
-                f"the runtime failed on tokens {self.tokens}..{stop - 1}: {one_line(error)}; the runner is unchanged"
-            ) from error
-        logits = binding.get_outputs()[0].numpy()
-        if last_only and logits.ndim == 3 and logits.shape[1] > 1:
-            logits = logits[:, -1:]
-        if logits.shape[:2] != (self.batch, 1 if last_only else ids.shape[1]):
-            raise UnsupportedBundle(
-                f"output {signature.logits_name!r} has shape {logits.shape} for tokens {ids.shape}: the graph returns "
-                "logits of some tokens only; feed one token a step"
-            )
-        # A copy, because the runtime may reuse its memory in the next step.
-        return np.array(logits, np.float32, order="C")
-
 
 def _mode(mode: str | None, policy: object) -> str:
     """The mode asked for, or the one that the policy implies."""
     if mode is None:
         return "exact" if policy is None else "reconstruct"
-    if mode == "fused":
-        raise InvalidSpec(
-            "mode 'fused' is not available in this release; use 'reconstruct', which has the same quality"
-        )
     if mode not in MODES:
         raise InvalidSpec(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "exact" and policy is not None:

@@ -30,6 +30,7 @@ QUERIES: Final = 24  # of each sample and head while searching; the proof takes 
 CLOSE: Final = 0.1  # errors of so few queries that differ by less may be noise: the cheaper policy is taken
 PAIRS: Final = 4  # pairs of key and value store that are tried with every addition
 HEADROOM: Final = (1.0, 0.8)  # shares of the budget for which such pairs are picked, to leave room for additions
+EDGE: Final = 10  # pairs that are replayed for the frontier's sake
 YARDSTICKS: Final = ("k=int8,v=int8", "k=int4,v=int4")
 
 
@@ -142,7 +143,8 @@ def advise(
     found = rows([*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)], "each side")
     pairs = _pairs(found, len(keys))
     chosen = [pair for share in HEADROOM for pair in goal.nearest(pairs, share)]
-    tried = rows((text for pair in chosen for text in additions(pair.text, traces.model_layers)), "pairs and additions")
+    texts = [text for pair in chosen for text in additions(pair.text, traces.model_layers)]
+    tried = rows([*texts, *(pair.text for pair in _edge(pairs))], "pairs and additions")
     best = goal.best(tried)
     points = _marked(tried)
     around = _neighbours(points, best.policy)
@@ -203,6 +205,16 @@ def _pairs(found: Sequence[Row], keys: int) -> list[_Pair]:
             error = hypot(key["output_error"] or 0.0, value["output_error"] or 0.0)
             pairs.append(_Pair(kept, size, key["kl_mean"], error, value["output_error"] or 0.0))
     return pairs
+
+
+def _edge(pairs: Sequence[_Pair]) -> list[_Pair]:
+    """Pairs that promise to be beaten by none, thinned: they show what other budgets would bring."""
+    found: list[_Pair] = []
+    for pair in sorted(pairs, key=lambda one: (one.token_bytes, one.output_error)):
+        if not found or pair.output_error < found[-1].output_error:
+            found.append(pair)
+    step = max(1, -(-len(found) // EDGE))
+    return found[::step]
 
 
 class _Goal:

@@ -30,7 +30,10 @@ MADE_BYTES: Final = 8_000_000_000  # beyond that a typing error is likelier than
 @seed_option
 @click.option("--output", metavar="FILE", required=True, type=click.Path(), help="The trace file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
-def synthetic(model: str, knobs: Sequence[str], seed: int, output: str, overwrite: bool, **shape: int | None) -> None:
+@quiet_option
+def synthetic(
+    model: str, knobs: Sequence[str], seed: int, output: str, overwrite: bool, quiet: bool, **shape: int | None
+) -> None:
     """Make a trace from a seed, in the shape of a model, with the trouble that real caches have.
 
     \b
@@ -51,9 +54,11 @@ def synthetic(model: str, knobs: Sequence[str], seed: int, output: str, overwrit
     workload = WORKLOADS[model].with_knobs(**chosen)
     if workload.nbytes > MADE_BYTES:
         raise InvalidSpec(f"keys and values would take {workload.nbytes:,} bytes; ask for fewer layers or tokens")
-    traces = make(model, seed=seed, **chosen)
+    with reporter(quiet=quiet) as progress:
+        traces = make(model, seed=seed, progress=progress, **chosen)
     traces.save(output, overwrite=overwrite)
-    click.echo(f"{output}: {traces!r}", err=True)
+    if not quiet:
+        click.echo(f"{output}: {traces!r}", err=True)
 
 
 def _knob(text: str) -> tuple[str, Any]:

@@ -82,7 +82,7 @@ def require_other_file(output: str, files: Sequence[str]) -> None:
     """Raise TraceAccess where writing the output would destroy an input."""
     for path in files:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
-            raise TraceAccess(f"--output {output} is one of the traces; writing there would destroy it")
+            raise TraceAccess(f"--output {output} is one of the inputs; writing there would destroy it")
 
 
 def print_text(text: str) -> None:

@@ -62,7 +62,7 @@ class FaissMethod:
                 index = self._rabitq(_rows(task.keys[head]))
                 keys[head] = index.reconstruct_n(0, index.ntotal)
                 searched.append(index)
-                held, trained = index.index.code_size * index.ntotal, 4 * task.keys.shape[2]  # codes, and their centre
+                held, trained = index.sa_code_size() * index.ntotal, 4 * task.keys.shape[2]  # codes, and their centre
             codes, trained_bytes = codes + held, trained_bytes + trained
         return Packed(
             keys,

@@ -13,7 +13,7 @@ from tq_trace.report import Report, Row
 try:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
     raise MissingExtra(f"plots need matplotlib ({error}): pip install 'tq-trace[report]'") from error
 
@@ -65,7 +65,7 @@ def _against_bytes(rows: Sequence[tuple[int, Row]]) -> Plot:
         ("KL of attention weights, mean (nats)", "attention output error"),
         strict=True,
     ):
-        axis.set(yscale="log", xlabel="bits a value, everything counted", ylabel=title)
+        axis.set(yscale="log", xlabel="bits a value, all but tables", ylabel=title)
         _grid(axis)
         for kind in COLOURS:
             chosen = [(number, row) for number, row in rows if row.kind == kind]
@@ -181,6 +181,10 @@ def _figure(columns: int, height: float) -> tuple[Figure, list[Any]]:
 def _grid(axis: Any) -> None:
     axis.grid(True, which="major", color="#d8dee4", linewidth=0.6)
     axis.set_axisbelow(True)
+    if axis.get_yscale() == "log":  # plain decimals, also where less than a decade is shown
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Figure, salt: str) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tq_cache import CachePolicy
 from tq_core import InvalidSpec
@@ -65,7 +66,8 @@ def replay(
     by_name = {name: method for name, (_, method) in methods.items()}
     table = _Table(by_name)
     total = count(traces)
-    chosen = tasks(traces, queries, from_position)
+    names_heads = any(".head" in name for name in by_name)  # then a cache has to hold all heads of its layer
+    chosen = tasks(traces, queries, from_position, is_divided=not names_heads)
     for done, answers in enumerate(_in_turn(lambda task: answer(by_name, task, top_k), chosen), 1):
         table.add(answers)
         if progress:
@@ -98,7 +100,8 @@ def replay(
 
 def _in_turn(work: Callable[[Task], Answers], given: Iterator[Task]) -> Iterator[Answers]:
     """Results in the order of tasks, WORKERS of them computed at a time; no task is loaded before its turn."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+    # BLAS with threads of its own, in each of ours, spends most of its time waiting for the others
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(WORKERS) as pool:
         waiting: deque[Future[Answers]] = deque()
         try:
             for task in given:

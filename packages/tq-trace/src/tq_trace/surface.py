@@ -25,13 +25,13 @@ class Size:
     """How much is measured."""
 
     dims: Sequence[int]
-    bits: Sequence[int]
+    bits: Sequence[int | float]
     rows: int
     turns: int
 
 
 QUICK: Final = Size((128,), (2, 4, 8), 1024, 3)
-FULL: Final = Size((64, 80, 96, 128, 256, 768), (1, 2, 3, 4, 5, 6, 7, 8), 4096, 5)
+FULL: Final = Size((64, 80, 96, 128, 256, 768), (1, 2, 2.25, 2.5, 3, 3.25, 3.5, 4, 5, 6, 7, 8), 4096, 5)
 SCALAR_ROWS: Final = 64  # the oracle is interpreted or compiled Python: a few rows tell its speed
 QUERIES: Final = 16
 
@@ -127,7 +127,7 @@ def _running() -> list[str]:
     return sorted(name for name, trouble in tq_core.backends().items() if trouble == "ok")
 
 
-def _plan(size: Size, backends: Sequence[str], seed: int) -> Iterator[tuple[str, int, int, str]]:
+def _plan(size: Size, backends: Sequence[str], seed: int) -> Iterator[tuple[str, int, int | float, str]]:
     for backend in backends:
         if backend not in tq_core.backends():
             raise BackendUnavailable(backend, "there is no such backend", f"known: {', '.join(tq_core.backends())}")

@@ -1,5 +1,6 @@
 """Synthetic traces: keys, values and queries made from a seed, with the structure that a workload's knobs ask for."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from math import sqrt
 from typing import Any, Final
@@ -21,7 +22,13 @@ GAZE: Final = 0.5  # length of the part of every query that looks for sinks, ove
 _SLOW: Final = 4  # the mean of the keys lies in this part of the rotary pairs, the slowest, where turning keeps it
 
 
-def synthetic(model: str | Workload = "llama-3-8b", *, seed: int = 0, **knobs: Any) -> TraceSet:
+def synthetic(
+    model: str | Workload = "llama-3-8b",
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+    **knobs: Any,
+) -> TraceSet:
     """A trace in the shape of a model, or of a Workload; knobs (see Workload) replace those of the name.
 
     Every head has numbers of its own, and the same seed and knobs always give the same ones, for a given numpy.
@@ -40,20 +47,15 @@ def synthetic(model: str | Workload = "llama-3-8b", *, seed: int = 0, **knobs: A
     extra = {MODEL_LAYERS: str(workload.layers), "knobs": " ".join(changed), "seed": str(seed)}
     positions = np.linspace(workload.tokens - 1, 0, workload.query_count, endpoint=False)[::-1].round().astype(np.int64)
     asked = np.tile(np.repeat(positions, workload.query_groups), (workload.samples, 1))
-    return TraceSet(
-        KvTrace(
-            *_head(workload, np.random.default_rng([seed, layer, head]), positions),
-            asked,
-            model=f"{name} (synthetic)",
-            benchmark=f"seed {seed}",
-            suite=SUITE,
-            layer=layer,
-            head=head,
-            extra=extra,
-        )
-        for layer in range(workload.layers)
-        for head in range(workload.kv_heads)
-    )
+    traces = []
+    for layer in range(workload.layers):
+        for head in range(workload.kv_heads):
+            arrays = _head(workload, np.random.default_rng([seed, layer, head]), positions)
+            where: dict[str, Any] = {"layer": layer, "head": head, "suite": SUITE, "extra": extra}
+            traces.append(KvTrace(*arrays, asked, model=f"{name} (synthetic)", benchmark=f"seed {seed}", **where))
+        if progress:
+            progress(layer + 1, workload.layers, f"layer {layer}")
+    return TraceSet(traces)
 
 
 def _head(workload: Workload, random: np.random.Generator, positions: NDArray[np.int64]) -> tuple[Any, Any, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import sqrt
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from tq_trace.trace import KvTrace
 from tq_trace.trace_set import TraceSet
 
 Floats = NDArray[np.floating]
+
+LARGEST: Final = 1 << 22
+"""Numbers of the keys of a task: 8 heads of 4,096 tokens and 128 dims. Every method holds them, some as float32."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class Task:
         )
 
 
-def tasks(traces: TraceSet, queries: int = 0, from_position: int = 0) -> Iterator[Task]:
+def tasks(traces: TraceSet, queries: int = 0, from_position: int = 0, *, is_divided: bool = True) -> Iterator[Task]:
     """All tasks in order of layer; `queries` > 0 takes that many of each sample's queries, evenly over positions.
 
-    Queries below `from_position` are left out, save in samples that have no others.
+    Queries below `from_position` are left out, save in samples that have no others. Unless `is_divided` is false, a
+    task has no more heads than fit in LARGEST, so that memory does not grow with the heads of a layer.
     """
     for layer in traces.layers:
         members = [trace for trace in traces if trace.layer == layer]
@@ -75,7 +80,10 @@ def tasks(traces: TraceSet, queries: int = 0, from_position: int = 0) -> Iterato
                 if sample < len(trace):
                     groups.setdefault(_form(trace, sample), []).append(trace)
             for group in groups.values():
-                yield _task(group, sample, traces.model_layers, queries, from_position)
+                size = group[0].tokens * max(group[0].head_dim, group[0].value_dim)
+                heads = max(1, LARGEST // size) if is_divided else len(group)
+                for start in range(0, len(group), heads):
+                    yield _task(group[start : start + heads], sample, traces.model_layers, queries, from_position)
 
 
 def count(traces: TraceSet) -> int:

@@ -22,14 +22,17 @@ class Segment:
     outputs: list[str] = field(default_factory=list)
 
 
-def cut(graph: Graph, sites: Sequence[Site], forbidden: Sequence[str], states: Sequence[str] = ()) -> list[Segment]:
+def cut(
+    graph: Graph, sites: Sequence[Site], forbidden: Sequence[str], last: Sequence[str], states: Sequence[str] = ()
+) -> list[Segment]:
     """The segments, first to last; CannotCut where one still needs a `forbidden` input, a past.
 
-    `states` are further outputs of the graph, made by the first segment that can: what hybrid layers carry on.
+    `last` is what the last one makes: the logits. `states` are further outputs of the graph, made by the first
+    segment that can: what hybrid layers carry on.
     """
     order = sorted(sites, key=lambda site: graph.producer_index(site.output) or 0)
     levels = _levels(graph, order)
-    wanted = [[site.query, site.key, site.value] for site in order] + [["logits"]]
+    wanted = [[site.query, site.key, site.value] for site in order] + [list(last)]
     for name in states:
         wanted[levels.get(name, 0)].append(name)
     segments = [Segment(list(names), outputs=list(dict.fromkeys(names))) for names in wanted]

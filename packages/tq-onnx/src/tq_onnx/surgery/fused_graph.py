@@ -9,6 +9,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from tq_onnx.errors import StepFailed, one_line
+from tq_onnx.feeds import StepInputs
 from tq_onnx.inputs import Signature
 from tq_onnx.surgery.branch import branch_with_past
 from tq_onnx.surgery.cut import cut
@@ -22,9 +23,8 @@ from tq_onnx.surgery.site import CannotCut, Site
 from tq_onnx.surgery.unfold import POSITIONS, unfold
 
 Floats = NDArray[np.floating]
-Feeds = Callable[[NDArray[np.int64], int], Mapping[str, NDArray[Any]]]  # ids, past tokens -> inputs but the pasts
-# number of the layer, queries, new keys, new values, the site; (batch, query heads, n, value dim) float32 comes back
-Attend = Callable[[int, Floats, Floats, Floats, Site], NDArray[np.float32]]
+# the site, queries, new keys, new values; (batch, query heads, n, value dim) float32 comes back
+Attend = Callable[[Site, Floats, Floats, Floats], NDArray[np.float32]]
 
 NUMPY: Final = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -36,7 +36,7 @@ class FusedGraph:
         self,
         model: onnx.ModelProto,
         signature: Signature,
-        feeds: Feeds,
+        inputs: StepInputs,
         original: onnxruntime.InferenceSession,
         context: int,
         windows: Sequence[int],
@@ -44,7 +44,8 @@ class FusedGraph:
     ) -> None:
         """Locates, cuts and probes; CannotCut says which layer is in the way and why.
 
-        `original` is a session of the model as it came: what surgery unfolds has to give its logits.
+        `inputs` fills the optional inputs of one row; `original` is a session of the model as it came: what surgery
+        unfolds has to give its logits.
         """
         self._signature = signature
         layers = signature.layers
@@ -54,21 +55,12 @@ class FusedGraph:
         sites = locate(whole, layers)
         cut_graph = Graph(without_past_shapes(model, layers))
         pasts = [name for layer in layers for name in (layer.past_key, layer.past_value)]
-        segments = cut(cut_graph, sites, pasts)
+        states = [state.present for state in signature.states]
+        self._segments = cut(cut_graph, sites, pasts, [signature.logits_name], states)
+        crossing = [name for segment in self._segments for name in segment.outputs if whole.producer(name)]
         names = [name for site in sites for name in site.tensors]
-        crossing = [name for segment in segments for name in segment.outputs]
-        inspection = session_of(exposed(whole, [*names, *(name for name in crossing if whole.producer(name))]), threads)
-        types = types_of(inspection) | {KEY_SHAPE: "tensor(int64)", VALUE_SHAPE: "tensor(int64)"}
-        wanted = list(dict.fromkeys([*names, "logits"]))
-
-        def run(ids: NDArray[np.int64], held: Sequence[tuple[Floats, Floats]]) -> Mapping[str, NDArray[Any]]:
-            inputs = dict(self._inputs(feeds, ids, held[0][0].shape[2]))
-            for layer, (key, value) in zip(layers, held, strict=True):
-                inputs[layer.past_key], inputs[layer.past_value] = key, value
-            found = dict(zip(wanted, _run(inspection, wanted, inputs), strict=True))
-            _require_same(found["logits"], _run(original, ["logits"], inputs)[0], signature.cache_dtype)
-            return found
-
+        inspection = session_of(exposed(whole, [*names, *crossing]), threads)
+        self._types = types_of(inspection) | {KEY_SHAPE: "tensor(int64)", VALUE_SHAPE: "tensor(int64)"}
         described = Model(
             signature.kv_heads,
             (signature.key_dim, signature.value_dim),
@@ -77,48 +69,82 @@ class FusedGraph:
             context,
             tuple(windows),
         )
-        self.sites = probe(sites, described, run)
+        self.sites = probe(sites, described, _Inspection(self, inspection, original, inputs).run)
         self._order = sorted(range(len(sites)), key=lambda index: whole.producer_index(sites[index].output) or 0)
-        self._types, self._feeds = types, feeds
         self._sessions = [
-            session_of(segment_model(cut_graph, segment, types, f"segment {number}"), threads)
-            for number, segment in enumerate(segments)
+            session_of(segment_model(cut_graph, segment, self._types, f"segment {number}"), threads)
+            for number, segment in enumerate(self._segments)
         ]
-        self._segments = segments
 
-    def step(self, ids: NDArray[np.int64], past: int, attend: Attend) -> NDArray[np.floating]:
-        """Logits of the new tokens; `attend` is called once a layer, in the graph's order."""
-        values: dict[str, Any] = dict(self._inputs(self._feeds, ids, past))
+    def step(
+        self, feeds: Mapping[str, NDArray[Any]], past: int, padding: NDArray[np.int64], attend: Attend
+    ) -> tuple[Floats, dict[str, NDArray[Any]]]:
+        """Logits of the new tokens, and the states that the step leaves, by their past's name.
+
+        `feeds` holds every input of the graph but its pasts; `attend` is called once a layer, in the graph's order.
+        """
+        signature = self._signature
+        values: dict[str, Any] = {**feeds, **self.added(feeds[signature.ids_name].shape, past, padding)}
         for number, (session, segment) in enumerate(zip(self._sessions, self._segments, strict=True)):
             try:
                 found = session.run(segment.outputs, {name: values[name] for name in segment.inputs})
             except Exception as error:  # the runtime's errors share no base class
-                raise StepFailed(f"the runtime failed in segment {number}: {one_line(error)}") from error
+                raise StepFailed(
+                    f"the runtime failed in segment {number}, token {past}: {one_line(error)}; the runner is unchanged"
+                ) from error
             values.update(zip(segment.outputs, found, strict=True))
             if number < len(self._order):
-                site = self.sites[self._order[number]]
-                heads = self._signature.kv_heads
+                site, heads = self.sites[self._order[number]], signature.kv_heads
                 attended = attend(
-                    site.layer,
+                    site,
                     by_head(values[site.query], site.query_heads, site),
                     by_head(values[site.key], heads, site),
                     by_head(values[site.value], heads, site),
-                    site,
                 )
                 values[site.output] = as_output(attended, site, NUMPY[self._types[site.output]])
-        logits: NDArray[np.floating] = values["logits"]
-        return logits
+        return values[signature.logits_name], {state.past: values[state.present] for state in signature.states}
 
-    def _inputs(self, feeds: Feeds, ids: NDArray[np.int64], past: int) -> Mapping[str, NDArray[Any]]:
-        """Everything that a step may need but pasts: the graph's own inputs and those that surgery added."""
-        signature, (batch, count) = self._signature, ids.shape
-        positions = np.broadcast_to(np.arange(past, past + count, dtype=np.int64), ids.shape)
+    def added(self, shape: tuple[int, ...], past: int, padding: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The inputs that surgery added to the graph."""
+        signature, (batch, count) = self._signature, shape
+        positions = np.maximum(np.arange(past, past + count) - padding[:, None], 0)
+        lead = (batch, signature.kv_heads, past)
         return {
-            **feeds(ids, past),
-            POSITIONS: np.ascontiguousarray(positions),
-            KEY_SHAPE: np.array([batch, signature.kv_heads, past, signature.key_dim], np.int64),
-            VALUE_SHAPE: np.array([batch, signature.kv_heads, past, signature.value_dim], np.int64),
+            POSITIONS: np.ascontiguousarray(np.broadcast_to(positions, shape), np.int64),
+            KEY_SHAPE: np.array([*lead, signature.key_dim], np.int64),
+            VALUE_SHAPE: np.array([*lead, signature.value_dim], np.int64),
         }
+
+
+class _Inspection:
+    """Runs the whole graph with its inner tensors shown, beside the model as it came."""
+
+    def __init__(
+        self,
+        fused: FusedGraph,
+        shown: onnxruntime.InferenceSession,
+        original: onnxruntime.InferenceSession,
+        inputs: StepInputs,
+    ) -> None:
+        self._fused, self._shown, self._original, self._inputs = fused, shown, original, inputs
+        self._signature = fused._signature
+
+    def run(self, ids: NDArray[np.int64], held: Sequence[tuple[Floats, Floats]]) -> Mapping[str, NDArray[Any]]:
+        """Tensors by name of a run over given pasts; CannotCut where logits are not those of the original."""
+        signature, past, none = self._signature, held[0][0].shape[2], np.zeros(1, np.int64)
+        values: dict[str, NDArray[Any]] = {
+            **self._inputs.values(past, past + ids.shape[1], none, last_only=False),
+            **self._fused.added(ids.shape, past, none),
+            **{state.past: np.zeros((1, *state.shape), state.dtype) for state in signature.states},
+            signature.ids_name: ids.astype(signature.ids_dtype),
+        }
+        for layer, (key, value) in zip(signature.layers, held, strict=True):
+            values[layer.past_key], values[layer.past_value] = key, value
+        wanted = [node.name for node in self._shown.get_outputs()]
+        found = dict(zip(wanted, _run(self._shown, wanted, values), strict=True))
+        logits = _run(self._original, [signature.logits_name], values)[0]
+        _require_same(found[signature.logits_name], logits, signature.cache_dtype)
+        return found
 
 
 def _run(session: onnxruntime.InferenceSession, wanted: list[str], values: Mapping[str, Any]) -> list[NDArray[Any]]:
