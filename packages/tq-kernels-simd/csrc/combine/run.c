@@ -36,7 +36,8 @@ static void add_tile(const tq_combine_job *job, const tq_attend_side *side, cons
         tq_active.attend.weigh_codes(side, packed, rows, weights, count, decays, sums);
         return;
     }
-    for (size_t r = 0; r < rows; r++) tq_row_centroids(side->book, packed + r * job->stride, d->codes, d->tile + r * side->padded);
+    for (size_t r = 0; r < rows; r++)
+        tq_row_centroids(side->book, packed + r * job->stride, d->codes, d->tile + r * side->padded);
     for (size_t s = 0; s < count; s++)
         tq_active.attend.weigh_float(d->tile, side->padded, rows, d->weights + s * TQ_TILE, d->scales, 1, sums[s]);
 }
@@ -50,7 +51,8 @@ static void settle(const tq_attend_side *side, const desk *d, size_t count) {
 int tq_combine_sums(void *context, size_t first, size_t last) {
     const tq_combine_job *job = context;
     tq_attend_side side = {.book = job->book, .dim = job->book->dim, .padded = TQ_PADDED(job->book->dim), .row_bytes = job->stride};
-    side.kind = job->book->bits <= 4 && !job->book->window && tq_active.attend.weigh_codes ? TQ_CODES : TQ_FLOATS;
+    int in_registers = job->book->bits <= 4 && !job->book->window; /* neither fractional widths nor trellises */
+    side.kind = in_registers && tq_active.attend.weigh_codes ? TQ_CODES : TQ_FLOATS;
     const size_t most = last - first < SUMS ? last - first : SUMS, tile = side.kind == TQ_CODES ? 0 : TQ_TILE * side.padded;
     if (first >= last) return 0;
     const size_t bytes = most * side.padded * (sizeof(double) + sizeof(float)) + side.padded +
