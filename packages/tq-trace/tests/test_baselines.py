@@ -89,6 +89,16 @@ def test_faiss_rows_have_errors_of_their_bits(name, low, high):
     assert abs(found["score_bias"]) < 0.02
 
 
+def test_a_key_mean_does_not_cost_rabitq_its_accuracy():
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed (dependency group peers)")
+    shape = {"layers": 1, "kv_heads": 1, "head_dim": 64, "tokens": 300, "query_count": 8}
+    found = [
+        replay(synthetic("isotropic", key_mean=mean, **shape), ["faiss-rabitq4"], baselines=(), times=False).rows[1]
+        for mean in (0.0, 6.0)
+    ]
+    assert found[1]["kl_mean"] < 1.5 * found[0]["kl_mean"]
+
+
 def test_faiss_has_no_other_widths():
     pytest.importorskip("faiss", reason="faiss-cpu is not installed (dependency group peers)")
     with pytest.raises(InvalidSpec, match="faiss-sq has 4, 6, 8 bits, got 5"):

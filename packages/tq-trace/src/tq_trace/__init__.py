@@ -1,6 +1,7 @@
 """Key/value workloads of language models, recorded or synthetic: one file format, replay of compression, advice."""
 
-from tq_trace.advise import Advice, advise
+from tq_trace.advice import Advice
+from tq_trace.advise import advise
 from tq_trace.bfloat16 import Bfloat16
 from tq_trace.compare import Comparison, compare
 from tq_trace.errors import InvalidPosition, MissingExtra, TraceAccess, TraceExists, TraceNotFound
