@@ -311,7 +311,7 @@ def trellis_plan():
         ("bits", 0, "the trellis of the plan is out of range"),
         ("dim", 8, "the trellis of the plan is out of range"),
         ("dim", 16384, "the trellis of the plan is out of range"),
-        ("window", 12, "outside its buffer"),
+        ("window", 12, "outside its buffer|a level of the trellis"),
         ("levels", 1 << 40, "outside its buffer"),
         ("centroids", -8, "outside its buffer"),
     ],
