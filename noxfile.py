@@ -176,14 +176,30 @@ def fixtures(session: nox.Session) -> None:
 
 @nox.session
 def results(session: nox.Session) -> None:
-    """The quality table of the README and of docs/results, measured anew on the trained decoder."""
+    """The quality tables of the README and of docs/results, measured anew on the trained decoder."""
     sync(session)
-    session.run(
-        *("tq-onnx", "evaluate", "fixtures/models/stdlib-llama", "--seed", "0", "--seed", "1", "--seed", "2"),
-        *("--json", "docs/results/stdlib-llama.json"),
-        *("--format", "markdown", "--output", "docs/results/stdlib-llama.md"),
-    )
+    evaluate(session, "stdlib-llama", "--seed", "2")
+    widths = [
+        policy
+        for bits in (2, 3, 4)
+        for policy in (
+            f"k=mse{bits},v=mse{bits}",
+            f"k=mse{bits},v=mse{bits},ksearch=9,vsearch=9",
+            *(f"k=trellis{bits}{states},v=trellis{bits}{states}" for states in ("s8", "s256", "", "s4096")),
+        )
+    ]
+    fractions = [f"k=mse{bits},v=mse{bits}" for bits in ("2.25", "2.5", "3.25", "3.5")]
+    integers = ["k=int4,v=int4", "k=int8,v=int8"]
+    evaluate(session, "trellis", *(part for name in (*widths, *fractions, *integers) for part in ("--policy", name)))
     session.run("python", "docs/results/update_readme.py")
+
+
+def evaluate(session: nox.Session, name: str, *options: str) -> None:
+    """One table of docs/results, seeds 0 and 1 and those of the options."""
+    session.run(
+        *("tq-onnx", "evaluate", "fixtures/models/stdlib-llama", "--seed", "0", "--seed", "1", *options),
+        *("--json", f"docs/results/{name}.json", "--format", "markdown", "--output", f"docs/results/{name}.md"),
+    )
 
 
 @nox.session

@@ -75,14 +75,6 @@ static inline float more_cvtss_f32(simde__m512 a) {
     return first;
 }
 
-static inline simde__m512i more_cvtepu8_epi32(simde__m128i a) {
-    uint8_t in[16];
-    int32_t out[16];
-    memcpy(in, &a, sizeof in);
-    for (int i = 0; i < 16; i++) out[i] = in[i];
-    return simde_mm512_loadu_si512(out);
-}
-
 /* Two halves of the instruction that AVX2 has, for its rounding. */
 static inline simde__m512i more_cvtps_epi32(simde__m512 a) {
     float in[16];
@@ -163,7 +155,6 @@ static inline simde__m512i more_maskz_loadu_epi16(simde__mmask32 mask, const voi
 #define _mm512_cvtepi32_ps(a) more_cvtepi32_ps(a)
 #define _mm512_cvtss_f32(a) more_cvtss_f32(a)
 #define _mm512_cvtepu8_epi16(a) more_cvtepu8_epi16(a)
-#define _mm512_cvtepu8_epi32(a) more_cvtepu8_epi32(a)
 #define _mm512_cvtepu16_epi32(a) more_cvtepu16_epi32(a)
 #define _mm512_maskz_loadu_epi8(mask, from) more_maskz_loadu_epi8(mask, from)
 #define _mm512_permute_ps(a, places) more_permute_ps(a, places)
