@@ -42,8 +42,8 @@ class Acceptance:
         self._judge(row, what, bound, measured, ">=", n, measured >= bound)
 
     def _judge(self, row: str, what: str, value: float, measured: float, tolerance: str, n: int, holds: bool) -> None:
-        figure: dict[str, Any] = {"row": row, "what": what, "value": value, "measured": float(measured)}
-        figure |= {"tolerance": tolerance, "n": n, "verdict": "pass" if holds else "FAIL"}
+        figure: dict[str, Any] = {"row": row, "what": what, "value": float(value), "measured": float(measured)}
+        figure |= {"tolerance": tolerance, "n": int(n), "verdict": "pass" if holds else "FAIL"}
         self._record("acceptance", figure)
         assert holds, f"row {row}, {what}: {measured:.7g} against {value:.7g} ({tolerance}, N={n})"
 
