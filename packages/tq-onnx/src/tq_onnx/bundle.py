@@ -18,6 +18,7 @@ from tq_onnx.files import find_model, read_small
 from tq_onnx.inputs import Signature, read_signature
 from tq_onnx.sessions import declared, open_session, prove
 from tq_onnx.surgery.fused_graph import FusedGraph
+from tq_onnx.surgery.subject import Subject
 
 LARGEST_TOKENIZER: Final = 256 << 20  # bytes; those of the largest vocabularies have some 30 MB
 
@@ -100,16 +101,22 @@ class Bundle:
         """The graph cut at its attentions; made and probed once. CannotCut names the layer that is in the way."""
         wanted = self.threads if threads is None else threads
         if wanted not in self._fused:
-            self._fused[wanted] = FusedGraph(
-                whole_model(self.model_path, self.folder),
-                self.signature,
-                StepInputs(1, self.signature.optional, self.first_position),
-                self.session(wanted),
-                self.context or 0,
-                self.windows,
-                wanted,
-            )
+            self._fused[wanted] = FusedGraph(self.subject(wanted))
         return self._fused[wanted]
+
+    def subject(self, threads: int | None = None) -> Subject:
+        """The model with its weights in memory, for surgery; read anew by every call."""
+        wanted, rows = self.threads if threads is None else threads, self.signature.fixed_batch or 1
+        return Subject(
+            whole_model(self.model_path, self.folder),
+            self.signature,
+            self.session(wanted),
+            StepInputs(rows, self.signature.optional, self.first_position),
+            rows,
+            self.context or 0,
+            self.windows,
+            wanted,
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with no special tokens added and nothing cut off or padded."""

@@ -1,6 +1,6 @@
 """Records what attention heads of a bundle see on a text: a KvTrace for each chosen layer and head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,24 +9,17 @@ from numpy.typing import NDArray
 
 from tq_core import InvalidSpec
 from tq_onnx.bundle import Bundle
-from tq_onnx.errors import StepFailed, UnsupportedBundle, one_line
-from tq_onnx.external_data import whole_model
-from tq_onnx.feeds import StepInputs
+from tq_onnx.errors import UnsupportedBundle
 from tq_onnx.inputs import LayerTensors
 from tq_onnx.packed import refuse_mixed_forms
-from tq_onnx.surgery import CannotCut, Graph, Site, locate
-from tq_onnx.surgery.branch import branch_with_past
+from tq_onnx.surgery import CannotCut, Site, locate
 from tq_onnx.surgery.layout import by_head
-from tq_onnx.surgery.probe import Model, probe
-from tq_onnx.surgery.sessions import exposed, session_of
-from tq_onnx.surgery.unfold import POSITIONS, unfold
+from tq_onnx.surgery.shown_graph import ShownGraph, unfolded
 from tq_onnx.windows import cut_windows
 from tq_trace import KvTrace
 
 TOKENS: Final = 448
 CHUNK: Final = 256  # tokens of a window that run together
-
-Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -81,34 +74,23 @@ class Recorder:
     """
 
     def __init__(self, bundle: Bundle, plan: Plan, threads: int) -> None:
-        signature = bundle.signature
         self._bundle, self._plan = bundle, plan
-        self._inputs = StepInputs(1, signature.optional, bundle.first_position)
-        model = branch_with_past(whole_model(bundle.model_path, bundle.folder))
-        graph = Graph(unfold(model, signature.kv_heads, signature.key_dim, signature.value_dim))
+        subject = bundle.subject(threads)
+        graph = unfolded(subject)
         sites = locate(graph, plan.layers)
-        self._session = session_of(exposed(graph, [name for site in sites for name in site.tensors]), threads)
-        self._takes = {node.name for node in self._session.get_inputs()}
-        self._names = [node.name for node in self._session.get_outputs()]
+        self._shown = ShownGraph(subject, graph, [name for site in sites for name in site.tensors])
+        self._sites = self._shown.prove(sites, plan.layers)
         self._kept: dict[tuple[int, str], list[NDArray[Any]]] = {}
-        described = Model(
-            signature.kv_heads,
-            (signature.key_dim, signature.value_dim),
-            signature.cache_dtype,
-            signature.vocabulary or 2,
-            bundle.context or 0,
-            bundle.windows,
-        )
-        self._sites = probe(sites, described, self._probed)
 
     def record(self, index: int) -> None:
         """One window, in chunks; keys and values are read off the last cache."""
-        ids, carried, plan = self._plan.windows[index : index + 1], self._empty(0), self._plan
+        ids, carried, plan = self._plan.windows[index : index + 1], self._shown.empty(1, 0), self._plan
+        wanted = [*self._presents(), *(site.query for site in self._sites)]
         parts: dict[int, list[NDArray[Any]]] = {layer.number: [] for layer in plan.layers}
         for start in range(0, ids.shape[1], CHUNK):
             chunk = ids[:, start : start + CHUNK]
-            outputs = self._step(chunk, carried, start)
-            carried = self._carried(outputs)
+            outputs = self._shown.run(chunk, carried, start, wanted, last_only=True)
+            carried = {past: outputs[present] for present, past in self._presents().items()}
             kept = np.isin(np.arange(start, start + chunk.shape[1]), plan.positions)
             for layer, site in zip(plan.layers, self._sites, strict=True):
                 query = by_head(outputs[site.query], site.query_heads, site)
@@ -150,38 +132,13 @@ class Recorder:
     def _keep(self, layer: int, name: str, array: NDArray[Any]) -> None:
         self._kept.setdefault((layer, name), []).append(array)
 
-    def _empty(self, tokens: int) -> dict[str, NDArray[Any]]:
-        """What a decoder carries after that many tokens that left nothing."""
+    def _presents(self) -> dict[str, str]:
+        """Each output that carries something on, and the input of the next step that takes it."""
         signature = self._bundle.signature
-        found = {state.past: np.zeros((1, *state.shape), state.dtype) for state in signature.states}
+        found = {state.present: state.past for state in signature.states}
         for layer in signature.layers:
-            for name, dim in ((layer.past_key, layer.key_dim), (layer.past_value, layer.value_dim)):
-                found[name] = np.zeros((1, layer.kv_heads, tokens, dim), signature.cache_dtype)
+            found |= {layer.present_key: layer.past_key, layer.present_value: layer.past_value}
         return found
-
-    def _carried(self, outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        signature = self._bundle.signature
-        pairs = [(state.past, state.present) for state in signature.states]
-        for layer in signature.layers:
-            pairs += [(layer.past_key, layer.present_key), (layer.past_value, layer.present_value)]
-        return {past: outputs[present] for past, present in pairs}
-
-    def _probed(self, ids: NDArray[np.int64], pasts: Sequence[tuple[Floats, Floats]]) -> dict[str, NDArray[Any]]:
-        """A run over given pasts of the planned layers, as a probe wants it; other layers have pasts of zeros."""
-        carried: dict[str, NDArray[Any]] = self._empty(int(pasts[0][0].shape[2]))
-        for layer, (key, value) in zip(self._plan.layers, pasts, strict=True):
-            carried |= {layer.past_key: key, layer.past_value: value}
-        return self._step(ids, carried, int(pasts[0][0].shape[2]))
-
-    def _step(self, ids: NDArray[np.int64], carried: Mapping[str, NDArray[Any]], start: int) -> dict[str, NDArray[Any]]:
-        signature, stop = self._bundle.signature, start + ids.shape[1]
-        feeds = {**carried, **self._inputs.values(start, stop, np.zeros(1, np.int64), last_only=True)}
-        feeds |= {signature.ids_name: ids.astype(signature.ids_dtype), POSITIONS: np.arange(start, stop)[None]}
-        given = {name: value for name, value in feeds.items() if name in self._takes}
-        try:
-            return dict(zip(self._names, self._session.run(self._names, given), strict=True))
-        except Exception as error:  # the runtime's errors share no base class
-            raise StepFailed(f"the runtime failed on tokens {start}..{stop - 1}: {one_line(error)}") from error
 
 
 def _plan(

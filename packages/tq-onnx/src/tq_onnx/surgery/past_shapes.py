@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from tq_onnx.inputs import LayerTensors
+from tq_onnx.inputs import LayerTensors, Signature
 from tq_onnx.surgery.graph import attribute
 
 KEY_SHAPE: Final = "turboquant.key_shape"  # (4,) int64: batch, heads, past tokens, key dim
@@ -37,6 +39,14 @@ def without_past_shapes(model: onnx.ModelProto, layers: Sequence[LayerTensors]) 
         if name in used:
             copy.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, [4]))
     return copy
+
+
+def past_shapes(signature: Signature, batch: int, past: int) -> dict[str, NDArray[np.int64]]:
+    """What the two inputs are fed in a step behind `past` tokens."""
+    return {
+        name: np.array([batch, signature.kv_heads, past, dim], np.int64)
+        for name, dim in ((KEY_SHAPE, signature.key_dim), (VALUE_SHAPE, signature.value_dim))
+    }
 
 
 def _asks(node: onnx.NodeProto, shapes: dict[str, str]) -> bool:

@@ -30,6 +30,7 @@ CLOSE_AMPLIFIED: Final = {"float32": 1e-3, "float16": 3e-2}
 class Model(NamedTuple):
     """What the probes need to know about a decoder."""
 
+    rows: int  # that a step runs
     kv_heads: int
     dims: tuple[int, int]
     dtype: str
@@ -41,11 +42,11 @@ class Model(NamedTuple):
 def probe(sites: Sequence[Site], model: Model, run: Run) -> tuple[Site, ...]:
     """The sites with scale and window as the numbers show them, or CannotCut with the layer and the difference.
 
-    `run` runs the whole graph on (1, n) token ids over pasts, a pair for each site, and returns tensors by name.
+    `run` runs the whole graph on (rows, n) token ids over pasts, a pair for each site, and returns tensors by name.
     """
     random = np.random.default_rng(0)
     count = min(PREFILL, model.context) if model.context else PREFILL
-    ids = random.integers(0, model.vocabulary, (1, count))
+    ids = random.integers(0, model.vocabulary, (model.rows, count))
     empty = [_past(model, 0, random, (1.0, 1.0)) for _ in sites]
     seen = run(ids, empty)
     sites = [_scaled(site, model, seen) for site in sites]
@@ -71,7 +72,7 @@ def probe(sites: Sequence[Site], model: Model, run: Run) -> tuple[Site, ...]:
 
 def _past(model: Model, tokens: int, random: np.random.Generator, spread: tuple[float, float]) -> tuple[Floats, Floats]:
     key, value = (
-        (random.standard_normal((1, model.kv_heads, tokens, dim)) * width).astype(model.dtype)
+        (random.standard_normal((model.rows, model.kv_heads, tokens, dim)) * width).astype(model.dtype)
         for dim, width in zip(model.dims, spread, strict=True)
     )
     return key, value

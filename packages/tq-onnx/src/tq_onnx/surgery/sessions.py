@@ -9,10 +9,11 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
-from tq_core import CorruptData
 from tq_onnx.errors import one_line
+from tq_onnx.sessions import session_options
 from tq_onnx.surgery.cut import Segment
 from tq_onnx.surgery.graph import Graph
+from tq_onnx.surgery.site import CannotCut
 
 LARGEST_IN_MEMORY: Final = 1 << 30  # bytes; protobuf ends at 2 GiB, and a model is in memory twice while it is parsed
 
@@ -27,12 +28,14 @@ ELEMENTS: Final = {
 
 
 def exposed(graph: Graph, names: Iterable[str]) -> onnx.ModelProto:
-    """The whole model with these tensors among its outputs; the runtime finds their types."""
+    """The whole model with these tensors among its outputs, whose types the runtime finds; CannotCut for a constant."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     there = set(graph.outputs)
     for name in dict.fromkeys(names):
-        if name not in there and name not in graph.inputs:
+        if graph.producer(name) is None:
+            raise CannotCut(f"tensor {name!r} is made by no operator, so that no step can show it")
+        if name not in there:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
     return model
 
@@ -61,11 +64,8 @@ def segment_model(graph: Graph, segment: Segment, types: dict[str, str], name: s
 
 
 def session_of(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU; large models go through files of a temporary folder."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    """A session on the CPU, or CannotCut; large models go through files of a temporary folder."""
+    options = session_options(threads)
     try:
         if model.ByteSize() < LARGEST_IN_MEMORY:
             return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -74,7 +74,7 @@ def session_of(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSes
             onnx.save_model(model, str(path), save_as_external_data=True, location="part.data")
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors share no base class
-        raise CorruptData(f"the runtime cannot load a part of the graph: {one_line(error)}") from error
+        raise CannotCut(f"the runtime cannot load a part of the graph: {one_line(error)}") from error
 
 
 def types_of(session: onnxruntime.InferenceSession) -> dict[str, str]:
@@ -85,5 +85,5 @@ def types_of(session: onnxruntime.InferenceSession) -> dict[str, str]:
 
 def _element(types: dict[str, str], name: str) -> int:
     if types.get(name) not in ELEMENTS:
-        raise CorruptData(f"tensor {name!r} crosses a cut with the type {types.get(name)}, which no segment can take")
+        raise CannotCut(f"tensor {name!r} crosses a cut with the type {types.get(name)}, which no segment can take")
     return int(ELEMENTS[types[name]])

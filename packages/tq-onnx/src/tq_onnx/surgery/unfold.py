@@ -5,7 +5,9 @@ The unfolded graph computes the same, and its attention reads queries and keys a
 
 from typing import Any, Final
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tq_onnx.surgery.graph import attribute
@@ -29,6 +31,12 @@ def unfold(model: onnx.ModelProto, kv_heads: int, key_dim: int, value_dim: int) 
         shape = ["batch_size", "sequence_length"]
         copy.graph.input.append(helper.make_tensor_value_info(POSITIONS, TensorProto.INT64, shape))
     return copy
+
+
+def positions(shape: tuple[int, ...], past: int, padding: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What POSITIONS is fed for new tokens of that (batch, n) behind `past` columns: each row counts from its first."""
+    count = np.arange(past, past + shape[1]) - padding[:, None]
+    return np.ascontiguousarray(np.broadcast_to(np.maximum(count, 0), shape), np.int64)
 
 
 def _folds(node: onnx.NodeProto) -> bool:
@@ -59,7 +67,7 @@ def _unfolded(
         positions = inputs[9] or POSITIONS
         interleaved = int(attribute(node, "rotary_interleaved", 0))
         cosines = next((item for item in graph.initializer if item.name == inputs[7]), None)
-        rotary_dim = 2 * cosines.dims[1] if cosines is not None else key_dim
+        rotary_dim = 2 * cosines.dims[1] if cosines is not None and len(cosines.dims) == 2 else key_dim
         for place, heads in ((0, query_heads), (1, kv_heads)):
             turned = f"{inputs[place]}.rotated"
             settings: dict[str, Any] = {"interleaved": interleaved}
