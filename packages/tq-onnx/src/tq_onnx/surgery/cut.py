@@ -59,7 +59,7 @@ def _levels(graph: Graph, order: Sequence[Site]) -> dict[str, int]:
             site = outputs.get(name)
             if site is not None:
                 if site.query not in levels:
-                    raise CannotCut(f"the queries of layer {site.layer} depend on nothing")
+                    raise CannotCut(f"the queries of layer {site.number} depend on nothing")
                 levels[name] = levels[site.query] + 1
             elif known and name:
                 levels[name] = max(known)

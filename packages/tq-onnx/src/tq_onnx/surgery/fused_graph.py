@@ -41,8 +41,9 @@ class FusedGraph:
         shown = ShownGraph(subject, whole, [*(name for site in sites for name in site.tensors), *crossing])
         self._types = shown.types | {KEY_SHAPE: "tensor(int64)", VALUE_SHAPE: "tensor(int64)"}
         for site in sites:
-            if self._types[site.output] not in NUMPY:
-                raise CannotCut(f"its attention gives {self._types[site.output]}, expected {' or '.join(NUMPY)}")
+            given = self._types[site.output]
+            if given not in NUMPY:
+                raise CannotCut(f"layer {site.number}: its attention gives {given}, expected {' or '.join(NUMPY)}")
         self.sites = shown.prove(sites, signature.layers)
         self._order = sorted(range(len(sites)), key=lambda index: whole.producer_index(sites[index].output) or 0)
         self._sessions = [

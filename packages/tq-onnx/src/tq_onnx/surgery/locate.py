@@ -1,6 +1,7 @@
 """Finds the attention of each layer, in whichever of the known forms a graph has it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tq_onnx.inputs import LayerTensors
 from tq_onnx.surgery import matmul_softmax, operators
@@ -18,7 +19,9 @@ def _site(graph: Graph, index: int, layer: LayerTensors) -> Site:
         for past in (layer.past_key, layer.past_value):
             if not any(node.op_type != "Shape" for node in graph.consumers(past)):
                 raise CannotCut(f"nothing in the main graph reads {past!r}")
-        found = operators.find(graph, index, layer)
-        return found if found is not None else matmul_softmax.find(graph, index, layer)
+        found = operators.find(graph, index, layer) or matmul_softmax.find(graph, index, layer)
     except CannotCut as error:
         raise CannotCut(f"layer {layer.number}: {error}") from None
+    except RecursionError:
+        raise CannotCut(f"layer {layer.number}: its operators form a chain too long to follow") from None
+    return replace(found, number=layer.number)

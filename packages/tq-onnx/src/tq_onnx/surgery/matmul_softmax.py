@@ -119,12 +119,10 @@ class _Path:
                 return str(node.output[0])
             if node.op_type in ("Mul", "Div") and not masked:
                 factor = _scalar_operand(self.graph, node, name)
-                if capped and factor is None:
-                    raise CannotCut(
-                        f"its soft cap is multiplied by {node.name or node.op_type!r}, which is no constant"
-                    )
                 if capped:
-                    self.softcap *= factor or 1.0
+                    if factor is None or factor <= 0:
+                        raise CannotCut(f"what caps its scores, {node.name or node.op_type!r}, is no constant above 0")
+                    self.softcap *= factor
                 elif name == node.input[0] or node.op_type == "Mul":
                     self.scores = node.output[0]
                 else:

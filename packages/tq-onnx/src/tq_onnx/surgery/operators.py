@@ -47,7 +47,7 @@ def _standard(node: onnx.NodeProto, index: int, key: str, value: str) -> Site:
         value=value,
         output=node.output[0],
         scale=float(attribute(node, "scale", 0.0)),  # 0: 1/sqrt(dim), as the operator has it
-        softcap=float(attribute(node, "softcap", 0.0)),
+        softcap=max(0.0, float(attribute(node, "softcap", 0.0))),
         by_token=by_token,
         query_heads=int(attribute(node, "q_num_heads", 0)),
     )
@@ -72,7 +72,7 @@ def _group_query(node: onnx.NodeProto, index: int) -> Site:
         value=node.input[2],
         output=node.output[0],
         scale=float(attribute(node, "scale", 0.0)),
-        softcap=float(attribute(node, "softcap", 0.0)),
+        softcap=max(0.0, float(attribute(node, "softcap", 0.0))),
         window=max(0, int(attribute(node, "local_window_size", -1))),
         by_token=True,
         query_heads=int(attribute(node, "num_heads", 0)),

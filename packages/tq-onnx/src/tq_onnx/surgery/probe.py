@@ -22,6 +22,7 @@ PREFILL: Final = 24
 LEAST_PAST: Final = 160
 BEYOND_WINDOW: Final = 40  # tokens of past beyond the largest window
 LARGEST_LOGIT: Final = 60.0
+LARGEST_PAST: Final = 4 << 30  # bytes of the pasts of all layers, of which a probe has a few copies
 FIT: Final = {"float32": 1e-4, "float16": 1e-2}  # residual of the fitted scale
 CLOSE: Final = {"float32": 1e-4, "float16": 5e-3}  # of the largest output
 CLOSE_AMPLIFIED: Final = {"float32": 1e-3, "float16": 3e-2}
@@ -39,6 +40,7 @@ class Model(NamedTuple):
     windows: tuple[int, ...]  # sizes of sliding windows that the configs mention
 
 
+@np.errstate(all="ignore")  # what overflows agrees with nothing
 def probe(sites: Sequence[Site], model: Model, run: Run) -> tuple[Site, ...]:
     """The sites with scale and window as the numbers show them, or CannotCut with the layer and the difference.
 
@@ -52,8 +54,7 @@ def probe(sites: Sequence[Site], model: Model, run: Run) -> tuple[Site, ...]:
     sites = [_scaled(site, model, seen) for site in sites]
     for site, past in zip(sites, empty, strict=True):
         _windowed(site, model, seen, past, "a short prompt")  # which window it is shows below
-    length = max([LEAST_PAST, *(window + BEYOND_WINDOW for window in model.windows)])
-    length = min(length, model.context - 1) if model.context else length
+    length = _length(sites, model)
     spreads = [(_spread(seen[site.key]), _spread(seen[site.value])) for site in sites]
     pasts = [_past(model, length, random, spread) for spread in spreads]
     token = ids[:, :1]
@@ -66,8 +67,23 @@ def probe(sites: Sequence[Site], model: Model, run: Run) -> tuple[Site, ...]:
     ]
     seen = run(token, large)
     for site, past in zip(sites, large, strict=True):
-        _agree(site, model, seen, past, CLOSE_AMPLIFIED, f"logits up to {LARGEST_LOGIT:.0f}")
+        _agree(site, model, seen, past)
     return tuple(sites)
+
+
+def _length(sites: Sequence[Site], model: Model) -> int:
+    """Tokens of the long past: beyond every window that hides anything, within the context."""
+    windows = [*model.windows, *(site.window for site in sites)]
+    hiding = [window for window in windows if not model.context or window < model.context]
+    length = max([LEAST_PAST, *(window + BEYOND_WINDOW for window in hiding)])
+    length = min(length, model.context - 1) if model.context else length
+    size = len(sites) * model.rows * model.kv_heads * sum(model.dims) * length * np.dtype(model.dtype).itemsize
+    if size > LARGEST_PAST:
+        raise CannotCut(
+            f"a past of {length} tokens, beyond its sliding window, would take {size} bytes to probe, more than "
+            f"{LARGEST_PAST}"
+        )
+    return length
 
 
 def _past(model: Model, tokens: int, random: np.random.Generator, spread: tuple[float, float]) -> tuple[Floats, Floats]:
@@ -85,17 +101,27 @@ def _spread(tensor: Floats) -> float:
 def _scaled(site: Site, model: Model, seen: Mapping[str, NDArray[Any]]) -> Site:
     """The site with its whole scale: read from an operator, or measured between q k^T and the graph's scores."""
     queries = by_head(seen[site.query], site.query_heads, site)
+    keys, values = (by_head(seen[name], model.kv_heads, site) for name in (site.key, site.value))
+    if queries.shape[1] % model.kv_heads or (queries.shape[3], keys.shape[3], values.shape[3]) != (
+        model.dims[0],
+        *model.dims,
+    ):
+        raise CannotCut(
+            f"layer {site.number}: queries of shape {queries.shape} do not meet {model.kv_heads} heads of keys of "
+            f"{model.dims[0]} and values of {model.dims[1]} numbers"
+        )
     site = replace(site, query_heads=queries.shape[1])
     if not site.scores:
         return replace(site, scale=site.scale or queries.shape[3] ** -0.5)
-    keys = by_head(seen[site.key], model.kv_heads, site)
-    products = _products(queries, keys)
-    scores = seen[site.scores].astype(np.float64).reshape(products.shape)
+    products, scores = _products(queries, keys), seen[site.scores].astype(np.float64)
+    if scores.size != products.size:
+        raise CannotCut(f"layer {site.number}: its scores have the shape {scores.shape}, expected {products.shape}")
+    scores = scores.reshape(products.shape)
     fitted = float((products * scores).sum() / (products * products).sum())
     residual = float(np.abs(scores - fitted * products).max() / (np.abs(scores).max() or 1.0))
     if not residual <= FIT[model.dtype]:
         raise CannotCut(
-            f"layer {site.layer}: its scores are not its queries times its keys, up to a scale (off by {residual:.2g})"
+            f"layer {site.number}: its scores are not its queries times its keys, up to a scale (off by {residual:.2g})"
         )
     return replace(site, scale=site.scale * fitted)
 
@@ -137,39 +163,41 @@ def _difference(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past
     mine = _attended(site, model, seen, past)
     graph = by_head(seen[site.output], site.query_heads, site).astype(np.float64)
     if graph.shape != mine.shape:
-        raise CannotCut(f"layer {site.layer}: its attention gives {graph.shape}, expected {mine.shape}")
+        raise CannotCut(f"layer {site.number}: its attention gives {graph.shape}, expected {mine.shape}")
     return float(np.abs(mine - graph).max() / (np.abs(graph).max() or 1.0))
 
 
-def _agree(
-    site: Site,
-    model: Model,
-    seen: Mapping[str, NDArray[Any]],
-    past: tuple[Floats, Floats],
-    close: Mapping[str, float],
-    probed: str,
-) -> None:
+def _agree(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats]) -> None:
     difference = _difference(site, model, seen, past)
-    if not difference <= close[model.dtype]:
-        raise CannotCut(
-            f"layer {site.layer}: attention on {probed} differs from the graph's by {difference:.2g} of its output; "
-            "the graph does more than causal attention there (a sink, a window, a bias)"
-        )
+    if not difference <= CLOSE_AMPLIFIED[model.dtype]:
+        raise _differs(site, f"logits up to {LARGEST_LOGIT:.0f}", difference)
 
 
 def _windowed(
     site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats], probed: str
 ) -> Site:
-    """The site with the window under which it agrees with the graph: its own, none, or one of the configs'."""
-    candidates = [site.window, 0, *(size for window in model.windows for size in (window, window + 1))]
-    if site.window:
-        candidates.insert(1, site.window + 1)
-    tried = [replace(site, window=window) for window in dict.fromkeys(candidates)]
-    for candidate in tried:
-        if _difference(candidate, model, seen, past) <= CLOSE[model.dtype]:
-            return candidate
-    _agree(site, model, seen, past, CLOSE, probed)
-    return site
+    """The site with the window under which it is nearest to the graph: its own, none, or one of the configs'.
+
+    The nearest, not the first that is near enough: of two large windows that differ by one token, both may be.
+    """
+    known = [
+        site.window,
+        0,
+        *(size for window in (site.window, *model.windows) if window for size in (window, window + 1)),
+    ]
+    tried = [replace(site, window=window) for window in dict.fromkeys(known)]
+    differences = [_difference(candidate, model, seen, past) for candidate in tried]
+    least = int(np.nanargmin([*differences, np.inf]))
+    if least == len(tried) or not differences[least] <= CLOSE[model.dtype]:
+        raise _differs(site, probed, differences[min(least, len(tried) - 1)])
+    return tried[least]
+
+
+def _differs(site: Site, probed: str, difference: float) -> CannotCut:
+    return CannotCut(
+        f"layer {site.number}: attention on {probed} differs from the graph's by {difference:.2g} of its output; "
+        "the graph does more than causal attention there (a sink, a window, a bias)"
+    )
 
 
 def _amplifier(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats]) -> float:

@@ -13,6 +13,7 @@ class CannotCut(TurboQuantError, ValueError):
 class Site:
     """Names of the tensors around one attention, and what the graph says about its arithmetic.
 
+    `layer` is its place among the layers that have a cache, `number` what the graph calls that layer.
     `query`, `key` and `value` are the new tokens' own, after rotary positions, as the attention reads them: (batch,
     heads, n, dim), or (batch, n, heads * dim) where `by_token`. `output` is what the attention gives, laid out alike.
     `scores` names the scaled products of queries and keys, before cap and mask, where the scale is to be measured
@@ -31,6 +32,7 @@ class Site:
     window: int = 0
     by_token: bool = False
     query_heads: int = 0  # 0 where the tensors themselves tell
+    number: int = 0
 
     @property
     def tensors(self) -> tuple[str, ...]:
