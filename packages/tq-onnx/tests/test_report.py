@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,13 @@ def test_markdown_and_table_show_the_same_cells(report) -> None:
 def test_every_printed_form_says_that_reconstruct_saves_no_memory(report, form: str) -> None:
     assert "reconstruct saves no memory by itself" in report.render(form)
     assert "tiny (real model): 8 windows of 448 tokens, 3072 scored" in report.render(form)
+
+
+def test_notes_speak_of_the_modes_that_were_run(report) -> None:
+    fused = replace(report, rows=[replace(row, mode="fused") for row in report.rows])
+    assert not any("reconstruct" in note for note in fused.notes)
+    assert "fused holds no float cache: between steps the bytes are all that there is." in fused.to_table()
+    assert not any("fused" in note for note in report.notes)
 
 
 def test_table_is_plain_ascii_and_never_cut(report) -> None:

@@ -21,12 +21,17 @@ NOTES: Final = (
     "bits/value: all bits held per cached number at the measured length, with norms, padding and exact tokens (in the "
     "dtype that the model gives), without the tables that all layers share. cache bytes: everything, of one batch of "
     "windows. ratio: float16 bytes over cache bytes.",
-    "reconstruct saves no memory by itself: the runtime holds a float cache; the bytes are what the codes hold.",
     "int and absmax rows are the yardsticks, plain rounding of each vector: int with its minimum and maximum, absmax "
     "symmetric with one scale.",
     "KL is KL(exact || row) in nats; 1st div. is the median over windows of the scored tokens before the first whose "
     "best token differs, '-' where most windows have none; ms/token is the median step over the batch.",
 )
+# What cache bytes mean for memory, in each mode that packs.
+MEMORY_NOTES: Final[Mapping[str, str]] = {
+    "reconstruct": "reconstruct saves no memory by itself: the runtime holds a float cache; the bytes are what the "
+    "codes hold.",
+    "fused": "fused holds no float cache: between steps the bytes are all that there is.",
+}
 
 COLUMNS: Final = (
     "policy", "mode", "bits/value", "cache bytes", "float16 bytes", "ratio", "perplexity", "KL mean", "KL p99", "top-1",
@@ -97,7 +102,12 @@ class Report:
     protocol: Mapping[str, Any]
     machine: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
-    notes: Sequence[str] = field(default=NOTES)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How to read the figures, with what they mean in the modes that were run."""
+        modes = dict.fromkeys(row.mode for row in self.rows)
+        return (NOTES[0], *(MEMORY_NOTES[mode] for mode in modes if mode in MEMORY_NOTES), *NOTES[1:])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON."""
