@@ -14,6 +14,7 @@ from tq_onnx.command_capture import capture
 from tq_onnx.command_evaluate import evaluate
 from tq_onnx.command_generate import generate
 from tq_onnx.command_inspect import inspect
+from tq_onnx.errors import visible
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,8 +47,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    line = " ".join(message.split())
-    # Names in a model file come from strangers and may hold what a terminal would obey.
-    visible = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-    click.echo(f"tq-onnx: error: {visible}", err=True)
+    click.echo(f"tq-onnx: error: {visible(' '.join(message.split()))}", err=True)
     return 2

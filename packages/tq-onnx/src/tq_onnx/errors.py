@@ -23,3 +23,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """The message of an error on one line, cut to `limit` characters; the runtime's own may span dozens of lines."""
     words = " ".join(str(error).split())
     return words if len(words) <= limit else words[: limit - 3] + "..."
+
+
+def visible(text: str) -> str:
+    """The text with whatever a terminal would obey escaped: names in a model file come from strangers."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from tq_onnx.bundle import Bundle
-from tq_onnx.errors import UnsupportedBundle
+from tq_onnx.errors import UnsupportedBundle, visible
 from tq_onnx.packed import refuse_mixed_forms
 from tq_onnx.surgery import CannotCut
 
@@ -98,4 +98,4 @@ def as_text(found: dict[str, Any]) -> str:
         *((f"mode {one['mode']}", "works" if one["works"] else one["why_not"]) for one in found["modes"]),
         *(("note", note) for note in found["notes"]),
     ]
-    return "".join(f"{name:<17} {text}\n" for name, text in lines)
+    return "".join(f"{name:<17} {visible(text)}\n" for name, text in lines)
