@@ -153,6 +153,18 @@ def test_policies_without_randomness_run_once(build, words) -> None:
     assert plain["kl_mean"] == alone["kl_mean"]
 
 
+@pytest.mark.parametrize("policy", ["k=int4,v=int4,layer1.k=mse4", "k=int4,v=int4,head1.v=mse3"])
+def test_rotations_of_one_layer_or_head_are_run_under_every_seed(build, words, policy: str) -> None:
+    row = survey(Bundle.open(build()), [policy], words, seeds=[1, 2]).rows[1]
+    assert row.to_dict()["seed"] == [1, 2]
+    assert row.by_seed[0]["kl_mean"] != row.by_seed[1]["kl_mean"]
+
+
+def test_rotations_of_some_channels_are_run_under_every_seed(build, words) -> None:
+    row = survey(Bundle.open(build()), ["k=int8x2+mse3,v=int4"], words, seeds=[1, 2]).rows[1]
+    assert row.to_dict()["seed"] == [1, 2]
+
+
 def test_tokenizer_of_another_model_is_refused(build, words) -> None:
     folder = build()
     text = (folder / "tokenizer.json").read_text()

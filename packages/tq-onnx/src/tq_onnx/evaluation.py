@@ -16,7 +16,8 @@ from tq_cache import CachePolicy
 from tq_core import InvalidSpec, NotFinite
 from tq_onnx.bundle import Bundle
 from tq_onnx.errors import InvalidText
-from tq_onnx.packed import refuse_mixed_forms
+from tq_onnx.inputs import Signature
+from tq_onnx.packed import policies_of, refuse_mixed_forms
 from tq_onnx.report import Report, Row, figures_of, versions
 from tq_onnx.runner import DecoderRunner
 from tq_onnx.scores import Scores, summary
@@ -113,10 +114,8 @@ def evaluate(
         for policy in resolved:
             DecoderRunner(bundle, policy, mode, seed=seed, threads=threads, backend=backend, batch=plan.group)
 
-    exact = Run()
-    runs = {
-        (index, seed): Run() for index, policy in enumerate(resolved) for seed in (seeds if _is_seeded(policy) else [0])
-    }
+    exact, seeded = Run(), [_is_seeded(policy, bundle.signature) for policy in resolved]
+    runs = {(index, seed): Run() for index in range(len(resolved)) for seed in (seeds if seeded[index] else [0])}
     total, done = (1 + len(runs)) * plan.steps * len(list(plan.groups())), 0
 
     def tick(label: str) -> Callable[[int], None]:
@@ -139,7 +138,7 @@ def evaluate(
     for index, policy in enumerate(resolved):
         used = [seed for row, seed in runs if row == index]
         measured = [runs[index, seed] for seed in used]
-        rows.append(_row(str(policies[index]), str(policy), mode, measured, used if _is_seeded(policy) else []))
+        rows.append(_row(str(policies[index]), str(policy), mode, measured, used if seeded[index] else []))
     return Report(
         rows=rows,
         bundle=bundle.facts(),
@@ -160,9 +159,10 @@ def evaluate(
     )
 
 
-def _is_seeded(policy: CachePolicy) -> bool:
-    """Whether any random bits enter the codes; floats and plain rounding have none."""
-    return not all(store.name.startswith(("int", "absmax", "float")) for store in (policy.keys, policy.values))
+def _is_seeded(policy: CachePolicy, signature: Signature) -> bool:
+    """Whether random bits enter the codes of any layer or head; floats and plain rounding have none."""
+    sides = (side for one in policies_of(policy, signature) for side in (one.keys, one.values))
+    return any(store.kind not in ("int", "absmax", "float") for side in sides for store in side.parts)
 
 
 def _plan(

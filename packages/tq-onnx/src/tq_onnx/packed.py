@@ -1,6 +1,6 @@
 """The packed cache of a runner: new tokens of all layers go in, and what they decode to takes the floats' place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,14 @@ def refuse_mixed_forms(signature: Signature) -> None:
             )
 
 
+def policies_of(policy: CachePolicy, signature: Signature) -> Iterator[CachePolicy]:
+    """What a resolved policy says for each head of each layer, options of single ones taken in."""
+    layers = len(signature.layers)
+    for layer in range(layers):
+        for head in range(signature.kv_heads):
+            yield policy.for_layer(layer, layers, head)
+
+
 class PackedCache:
     """A DecoderCache for the layers of a graph; split by rows as soon as rows begin in different columns.
 
@@ -40,14 +48,10 @@ class PackedCache:
     ) -> None:
         refuse_mixed_forms(signature)
         self._layers, self._batch = signature.layers, batch
-        count = len(self._layers)
-        resolved = CachePolicy.parse(policy).resolve(count)
-        heads = range(signature.kv_heads)
-        self._largest_norm = min(
-            largest_norm(resolved.for_layer(index, count, head)) for index in range(count) for head in heads
-        )
+        resolved = CachePolicy.parse(policy).resolve(len(self._layers))
+        self._largest_norm = min(largest_norm(one) for one in policies_of(resolved, signature))
         whole = DecoderCache(
-            count,
+            len(self._layers),
             signature.kv_heads,
             signature.key_dim,
             resolved,
