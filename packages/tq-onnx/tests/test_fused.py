@@ -1,6 +1,7 @@
 """Mode fused: attention on the packed cache gives what reconstruct gives, and no float cache exists."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,20 @@ def test_fused_gives_the_logits_of_reconstruct(name: str, policy: str) -> None:
         close = {"rtol": 0.0, "atol": HALF.get(name, 1e-3) * float(np.abs(plain.cache.keys(layer)).max())}
         same = np.isclose(fused.cache.keys(layer), plain.cache.keys(layer), **close)
         assert same.mean() > (0.95 if name in HALF else 0.99)  # rounding moves what lies on a threshold
+
+
+def test_window_and_soft_cap_of_an_operator_are_kept(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(BUNDLES / "genai-llama", tmp_path / "capped"))
+    model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "GroupQueryAttention":
+            kept = [item for item in node.attribute if item.name not in ("local_window_size", "softcap")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *helper.make_node("x", [], [], local_window_size=5, softcap=0.5).attribute])
+    onnx.save(model, str(folder / "model.onnx"))
+    worst, fused, _ = compare(folder, POLICIES[0], rows=1)
+    assert worst <= 1e-5
+    assert [(site.window, site.softcap) for site in fused.bundle.fused().sites] == [(5, 0.5)] * 2
 
 
 @pytest.mark.parametrize("name", ["optimum-gpt2", "optimum-mla", "optimum-half"])
