@@ -12,7 +12,7 @@ from onnx import helper
 
 from tq_core import InvalidSpec
 from tq_onnx import Bundle, DecoderRunner, UnsupportedBundle
-from tq_onnx.surgery import CannotCut
+from tq_onnx.surgery import CannotCut, fused_graph
 
 FIXTURES = [parent / "fixtures" / "bundles" for parent in Path(__file__).resolve().parents]
 BUNDLES = next((folder for folder in FIXTURES if folder.is_dir()), Path())
@@ -128,6 +128,14 @@ def test_a_failing_step_leaves_the_runner_as_it_was(monkeypatch: pytest.MonkeyPa
         runner.step(ids[:, 8:10])
     monkeypatch.undo()
     np.testing.assert_array_equal(runner.step(ids[:, 8:10]), other.step(ids[:, 8:10]))
+
+
+def test_segments_that_do_not_add_up_to_the_graph_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(BUNDLES / "optimum-gemma3", threads=1)
+    shapes = fused_graph.past_shapes
+    monkeypatch.setattr(fused_graph, "past_shapes", lambda signature, batch, past: shapes(signature, batch, past // 2))
+    with pytest.raises(CannotCut, match="its segments give other logits than the graph"):
+        bundle.fused()
 
 
 def edited(tmp_path: Path, change: str) -> Path:

@@ -139,10 +139,12 @@ def _whole(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tup
     return [np.concatenate(pair, axis=2) for pair in zip(past, new, strict=True)]
 
 
-def _attended(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats]) -> F64:
-    """Causal attention as the site describes it, in float64."""
-    keys, values = _whole(site, model, seen, past)
-    queries = by_head(seen[site.query], site.query_heads, site)
+def attended(site: Site, queries: Floats, keys: Floats, values: Floats) -> F64:
+    """Causal attention as the site describes it, (batch, query heads, n, value dim) float64.
+
+    `queries` (batch, query heads, n, key dim) are the last n of the tokens of `keys` and `values` (batch, kv_heads,
+    tokens, dim).
+    """
     logits = _products(queries, keys) * site.scale
     if site.softcap:
         logits = site.softcap * np.tanh(logits / site.softcap)
@@ -154,13 +156,14 @@ def _attended(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: 
     weights /= weights.sum(axis=3, keepdims=True)
     batch, heads = logits.shape[:2]
     grouped = weights.reshape(batch, values.shape[1], -1, tokens) @ values.astype(np.float64)
-    attended: F64 = grouped.reshape(batch, heads, count, values.shape[3])
-    return attended
+    found: F64 = grouped.reshape(batch, heads, count, values.shape[3])
+    return found
 
 
 def _difference(site: Site, model: Model, seen: Mapping[str, NDArray[Any]], past: tuple[Floats, Floats]) -> float:
     """Largest difference from the graph's own attention, as a share of the largest output."""
-    mine = _attended(site, model, seen, past)
+    queries, keys, values = by_head(seen[site.query], site.query_heads, site), *_whole(site, model, seen, past)
+    mine = attended(site, queries, keys, values)
     graph = by_head(seen[site.output], site.query_heads, site).astype(np.float64)
     if graph.shape != mine.shape:
         raise CannotCut(f"layer {site.number}: its attention gives {graph.shape}, expected {mine.shape}")

@@ -61,11 +61,12 @@ class ShownGraph:
             for layer, (key, value) in zip(layers, held, strict=True):
                 carried |= {layer.past_key: key, layer.past_value: value}
             try:
-                found = self.run(ids, carried, start)
-                logits = self._run(self._original, [self._signature.logits_name], ids, carried, start)
+                found, logits = self.run(ids, carried, start), self.original(ids, carried, start)
             except StepFailed as error:
                 raise CannotCut(f"a probe over a past of {start} tokens does not run: {error}") from error
-            self._require_same(found[self._signature.logits_name], logits[self._signature.logits_name])
+            difference = off_by(found[self._signature.logits_name], logits)
+            if not difference <= SAME_LOGITS[self._signature.cache_dtype]:
+                raise CannotCut(f"the graph with its attention unfolded gives other logits (off by {difference:.2g})")
             return found
 
         return probe(sites, self._probed, run)
@@ -82,6 +83,12 @@ class ShownGraph:
         """Tensors by name, all or those wanted, of a step of (rows, n) tokens behind `start` carried ones."""
         names = [node.name for node in self._session.get_outputs()] if wanted is None else list(wanted)
         return self._run(self._session, names, ids, carried, start, last_only=last_only)
+
+    def original(self, ids: NDArray[np.int64], carried: Mapping[str, NDArray[Any]], start: int) -> Floats:
+        """Logits of the model as it came, for the same step."""
+        name = self._signature.logits_name
+        found: Floats = self._run(self._original, [name], ids, carried, start)[name]
+        return found
 
     def empty(self, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
         """What a decoder carries after that many tokens that left nothing: pasts and states of zeros."""
@@ -115,7 +122,8 @@ class ShownGraph:
         except Exception as error:  # the runtime's errors share no base class
             raise StepFailed(f"the runtime failed on tokens {start}..{stop - 1}: {one_line(error)}") from error
 
-    def _require_same(self, unfolded: Floats, original: Floats) -> None:
-        difference = float(np.abs(unfolded.astype(np.float64) - original.astype(np.float64)).max())
-        if not difference <= SAME_LOGITS[self._signature.cache_dtype] * float(np.abs(original).max() or 1.0):
-            raise CannotCut(f"the graph with its attention unfolded gives other logits (off by {difference:.2g})")
+
+def off_by(logits: Floats, original: Floats) -> float:
+    """Largest difference, as a share of the largest of the original ones."""
+    difference = np.abs(logits.astype(np.float64) - original.astype(np.float64)).max()
+    return float(difference / (np.abs(original).max() or 1.0))
