@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,21 @@ def test_padded_rows_are_decoded_as_if_alone() -> None:
         np.testing.assert_allclose(found[row], alone.step(ids[row : row + 1, 12:13])[0], atol=2e-4)
     assert both.cache is not None
     assert both.cache.lengths == (13, 8)
+
+
+def test_memory_stays_far_below_a_float_cache(trained: Path) -> None:
+    bundle, peaks = Bundle.open(trained, threads=1), {}
+    ids = ids_of(4, 401, 1024)
+    for mode in ("fused", "reconstruct"):
+        DecoderRunner(bundle, POLICIES[0], mode, batch=4).step(ids[:, :1])  # what is made once
+        tracemalloc.start()
+        runner = DecoderRunner(bundle, POLICIES[0], mode, batch=4)
+        runner.prefill(ids[:, :400], chunk=50)
+        runner.step(ids[:, 400:])
+        peaks[mode] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # numpy's memory, which every float cache is; no segment takes or gives a past
+    assert peaks["fused"] < runner.exact_bytes("float32") / 2 < peaks["reconstruct"] / 2
 
 
 def test_a_cache_goes_on_in_another_runner(tmp_path: Path) -> None:
