@@ -7,8 +7,9 @@ from math import sqrt
 import pytest
 
 from tq_core import InvalidSpec
-from tq_trace import advise, replay, synthetic
-from tq_trace.advise import CLOSE, additions, sides
+from tq_trace import KvTrace, Row, advise, replay, synthetic
+from tq_trace.advise import additions, sides
+from tq_trace.goal import CLOSE, Goal
 
 SHAPE = {"layers": 1, "kv_heads": 2, "head_dim": 64, "tokens": 256, "query_count": 16}
 
@@ -89,6 +90,36 @@ def test_a_bound_on_the_kl_is_kept_with_the_fewest_bytes(plain):
     for point in found.points:
         if point.token_bytes < chosen.token_bytes:
             assert point.kl_mean > 0.01 or point.output_error > sqrt(2 * 0.01)
+
+
+def test_a_bound_on_the_kl_is_kept_on_all_queries_not_only_on_those_of_the_search():
+    # 16 queries of one head: the later half, which the search asks, shows about half the KL of them all
+    traces = synthetic("isotropic", **SHAPE | {"kv_heads": 1}, norm_ratio=50.0, logit_std=0.0, seed=2)
+    found = advise(traces, max_kl=0.05, times=False)
+    first = next(point for point in found.points if point.policy == "k=mse4,v=trellis2,sinks=4")
+    assert first.kl_mean <= 0.05
+    assert replay(traces, [first.policy], baselines=(), times=False).rows[1]["kl_mean"] > 0.05
+    assert found.row["kl_mean"] <= 0.05
+    assert found.row["output_error_values"] <= sqrt(2 * 0.05)
+
+
+def test_queries_that_the_search_does_not_ask_choose_where_those_that_it_asks_tell_nothing():
+    plain = next(iter(synthetic("isotropic", **SHAPE | {"kv_heads": 1})))
+    queries = plain.queries.copy()
+    queries[:, plain.query_positions[0] >= SHAPE["tokens"] // 2] = 0  # all weights equal: no key can be wrong
+    trace = KvTrace(plain.keys, plain.values, queries, plain.query_positions, model="m", benchmark="b", layer=0)
+    found = advise(trace, max_kl=0.01, times=False)
+    assert next(point for point in found.points if point.policy == found.policy).kl_mean == 0
+    assert 0 < found.row["kl_mean"] <= 0.01
+
+
+def test_of_equal_bytes_and_close_errors_the_smaller_kl_is_taken():
+    def row(policy, token_bytes, error, kl):
+        return Row(policy, policy, "policy", {"output_error": error, "kl_mean": kl}, {}, token_bytes, 1, 1.0)
+
+    rows = [row("a", 100, 0.100, 0.3), row("b", 100, 0.109, 0.2), row("c", 100, 0.111, 0.1), row("d", 99, 0.2, 0.1)]
+    assert Goal(100, None).best(rows).policy == "b"
+    assert Goal(100, None).best([*rows, row("e", 99, 0.109, 0.4)]).policy == "e"
 
 
 def test_a_larger_budget_is_never_worse(plain):
