@@ -4,8 +4,10 @@ import json
 from itertools import pairwise
 from math import sqrt
 
+import numpy as np
 import pytest
 
+from tq_cache import DecoderCache
 from tq_core import InvalidSpec
 from tq_trace import KvTrace, Row, advise, replay, synthetic
 from tq_trace.advise import additions, sides
@@ -64,6 +66,21 @@ def test_the_proof_is_a_replay_of_the_policy_within_the_budget(plain):
     assert found.proof.protocol["queries"] == 2 * SHAPE["query_count"]
 
 
+def test_a_cache_of_the_policy_holds_no_more_than_the_budget_and_what_is_told_apart(plain):
+    traces, found = plain
+    cache = DecoderCache(1, SHAPE["kv_heads"], SHAPE["head_dim"], found.policy)
+    keys, values = (np.stack([getattr(trace, side)[0] for trace in traces])[None] for side in ("keys", "values"))
+    for token in range(SHAPE["tokens"]):
+        cache.append(keys[:, :, token : token + 1], values[:, :, token : token + 1], 0)
+    held = dict(cache.ledger().items)
+    told = found.to_dict()
+    assert held.pop("tables") == told["table_bytes"] > 0
+    assert held.pop("padding") <= told["counted_bytes"] / 16
+    assert sum(held.values()) == told["counted_bytes"] <= int(numbers(traces) * 4.3 / 8)
+    for text in (found.view().to_table(), found.view().to_markdown()):
+        assert f"{told['counted_bytes']:,} bytes, and tables of {told['table_bytes']:,} bytes" in text
+
+
 def test_the_choice_is_not_beaten_by_anything_that_was_searched(plain):
     traces, found = plain
     chosen = next(point for point in found.points if point.policy == found.policy)
@@ -113,6 +130,17 @@ def test_queries_that_the_search_does_not_ask_choose_where_those_that_it_asks_te
     assert 0 < found.row["kl_mean"] <= 0.01
 
 
+def test_all_queries_choose_among_what_is_close_on_those_of_the_search():
+    # eight queries of one head in its later half: by them alone, fewer bits for keys than for values look as good
+    traces = synthetic("isotropic", **SHAPE | {"kv_heads": 1}, norm_ratio=50.0, logit_std=0.0, seed=1)
+    found = advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), backend="numpy", times=False)
+    least = min(point.output_error for point in found.points if point.token_bytes <= found.row.token_bytes)
+    close = [point for point in found.points if point.output_error <= (1 + CLOSE) * least]
+    assert any(point.token_bytes < found.row.token_bytes for point in close)
+    keys, values = bits(found)
+    assert keys > values
+
+
 def test_of_equal_bytes_and_close_errors_the_smaller_kl_is_taken():
     def row(policy, token_bytes, error, kl):
         return Row(policy, policy, "policy", {"output_error": error, "kl_mean": kl}, {}, token_bytes, 1, 1.0)
@@ -141,7 +169,7 @@ def test_progress_of_all_stages_rises_to_its_end(plain):
     shares = [done / total for done, total, _ in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert {label.split(",")[0] for _, _, label in seen} == {"each side", "pairs and additions", "proof"}
+    assert {label.split(",")[0] for _, _, label in seen} == {"each side", "pairs and additions", "all queries", "proof"}
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,14 @@ def advise(
     """The policy of least attention-output error within `budget_bytes`, or of fewest bytes within `max_kl`.
 
     `budget_bytes` counts the cache of all tokens of the trace: codes, norms, exact tokens, means; not the tables, which
-    are the same for one head and for a whole model. `max_kl` bounds the mean KL of
-    attention weights, and the part of the output error that values cause by sqrt(2 max_kl), which is what such a KL
-    bounds it to (Pinsker). Raises InvalidSpec where no policy of the search gets there, and says what would.
+    are the same for one head and for a whole model, nor the room to spare of a cache that grows token by token.
+    `max_kl` bounds the mean KL of attention weights, and the part of the output error that values cause by
+    sqrt(2 max_kl), which is what such a KL bounds it to (Pinsker). What is returned keeps its bound on all queries.
+    Raises InvalidSpec where no policy of the search gets there, and says what comes nearest; else as `replay`.
     """
     traces = trace if isinstance(trace, TraceSet) else TraceSet([trace])
     goal = Goal(budget_bytes, max_kl)
-    stage = _Stages(progress, 3)
+    stage = _Stages(progress, 4)
     late = max(one.tokens for one in traces) // 2  # where windows are full and whatever is learned is known
     few = {"from_position": late, "queries": QUERIES}
 
@@ -65,9 +66,6 @@ def advise(
         report = run(policies, label, baselines=(), times=False, **options)
         return [row for row in report.rows if row.kind == "policy"]
 
-    def prove(best: str) -> Report:
-        return run([best, *_neighbours(points, best)], "proof", baselines=YARDSTICKS, times=times)
-
     kinds = KINDS if resolve(backend).name in FAST else KINDS[:1]
     keys, values = sides({(one.head_dim, one.value_dim) for one in traces}, kinds)
     each = [*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)]
@@ -77,12 +75,10 @@ def advise(
     alone = [pair.text for pair in (*goal.spare(pairs), *_edge(pairs))]
     tried = rows([*texts, *alone], "pairs and additions", **few)
     points = _marked(tried)
-    best = goal.best(tried).policy
-    proof = prove(best)
-    if not goal.is_kept(proof.row(best)):  # all queries show more than those of the search: let them choose
-        best = goal.best(rows((row.policy for row in tried if goal.is_kept(row)), "all queries")).policy
-        proof = prove(best)
-    return Advice(best, goal.text, proof, points)
+    # few queries say what is worth asking all of them
+    best = goal.best(rows((row.policy for row in goal.contenders(tried)), "all queries")).policy
+    around = _neighbours(points, best)
+    return Advice(best, goal.text, run([best, *around], "proof", baselines=YARDSTICKS, times=times), points)
 
 
 def sides(dims: Iterable[tuple[int, int]], kinds: Sequence[str] = KINDS) -> tuple[list[str], list[str]]:
@@ -158,10 +154,7 @@ class _Stages:
             return None
         tell: Callable[[int, int, str], None] = self.progress
         stage, stages = self.stage, self.stages
-        # a proof that fails is followed by more: the bar stays full
-        return lambda done, total, own: tell(
-            min(stage * total + done, stages * total), stages * total, f"{label}, {own}"
-        )
+        return lambda done, total, own: tell(stage * total + done, stages * total, f"{label}, {own}")
 
 
 def _marked(rows: Sequence[Row]) -> list[Point]:

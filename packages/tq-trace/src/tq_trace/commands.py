@@ -135,7 +135,7 @@ def replay(
 
 @click.command()
 @files_argument
-@click.option("--budget-bytes", type=click.IntRange(1), help="The trace's tokens in so many bytes, all heads.")
+@click.option("--budget-bytes", type=click.IntRange(1), help="All tokens of all heads in so many bytes, tables apart.")
 @click.option("--budget-bits", type=float, help="The same as bits a cached number.")
 @click.option("--max-kl", type=float, help="Mean KL of attention weights, in nats, at most.")
 @click.option("--times/--no-times", default=True, help="Time the stages of the proof as well.")
@@ -160,6 +160,10 @@ def advise(
 
     Within a budget: the least error of attention outputs. Within a KL: the
     fewest bytes. Give one of --budget-bytes, --budget-bits and --max-kl.
+
+    Bytes that count are codes, norms, exact tokens and means. Tables, which
+    are the same for one head and for a whole model, do not, nor does the room
+    to spare of a cache that grows token by token; the result tells both sums.
 
     \b
     Examples:

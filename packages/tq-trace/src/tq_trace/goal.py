@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Final, NoReturn
+from typing import Final
 
 from tq_core import InvalidSpec
 from tq_trace.report import Row
@@ -55,35 +55,36 @@ class Goal:
         fit = [pair for pair in pairs if pair.kl_mean <= bound and pair.value_error <= sqrt(2 * bound)]
         return sorted(fit, key=lambda pair: (pair.token_bytes, pair.output_error))[:PAIRS]
 
-    def is_kept(self, row: Row) -> bool:
-        """Whether a policy is within the bound."""
-        return self._used(row) <= 1
+    def contenders(self, rows: Sequence[Row]) -> list[Row]:
+        """Those within the bound and, of a budget, of an output error close to the least; InvalidSpec for none."""
+        fit = [row for row in rows if self._used(row) <= 1]
+        if not fit:
+            raise InvalidSpec(self._refusal(rows))
+        if self.budget is None:
+            return fit
+        most = min(row["output_error"] or 0.0 for row in fit) * (1 + CLOSE)
+        return [row for row in fit if (row["output_error"] or 0.0) <= most]
+
+    def best(self, rows: Sequence[Row]) -> Row:
+        """The contender of fewest bytes; of as many, that of the least KL within a budget, else of the least error."""
+        first, second = ("output_error", "kl_mean") if self.budget is None else ("kl_mean", "output_error")
+        return min(
+            self.contenders(rows), key=lambda row: (row.token_bytes, row[first] or 0.0, row[second] or 0.0, row.policy)
+        )
 
     def _used(self, row: Row) -> float:
+        """How much of the bound a policy takes up."""
         if self.budget is not None:
             return row.token_bytes / self.budget
         values = row["output_error_values"] or 0.0
         return float(max(row["kl_mean"], values * values / 2) / self.max_kl)
 
-    def best(self, rows: Sequence[Row]) -> Row:
-        """The policy of fewest bytes within a KL; within a budget, of those whose output errors are close to the least.
-
-        Of two that take as many bytes, the one of the smaller output error or, where those are close, smaller KL.
-        """
-        fit = [row for row in rows if self.is_kept(row)] or self._refuse(rows)
-        if self.budget is None:
-            return min(fit, key=lambda row: (row.token_bytes, row["output_error"] or 0.0, row.policy))
-        error = min(row["output_error"] or 0.0 for row in fit)
-        close = [row for row in fit if (row["output_error"] or 0.0) <= error * (1 + CLOSE)]
-        return min(close, key=lambda row: (row.token_bytes, row["kl_mean"], row["output_error"] or 0.0, row.policy))
-
-    def _refuse(self, rows: Sequence[Row]) -> NoReturn:
+    def _refusal(self, rows: Sequence[Row]) -> str:
+        """Why none of them will do, with what comes nearest."""
         least = min(rows, key=lambda row: (self._used(row), row.policy))
         if self.budget is not None:
-            raise InvalidSpec(
-                f"no policy holds this trace in {self.budget:,} bytes; {least.policy} takes {least.token_bytes:,}"
-            )
-        raise InvalidSpec(
+            return f"no policy holds this trace in {self.budget:,} bytes; {least.policy} takes {least.token_bytes:,}"
+        return (
             f"no policy keeps the KL within {self.max_kl:g}; {least.policy} has {least['kl_mean']:.3g}, "
             f"and values of an error that weighs as much as {(least['output_error_values'] or 0.0) ** 2 / 2:.3g}"
         )
