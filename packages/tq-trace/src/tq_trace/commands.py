@@ -1,6 +1,6 @@
 """The commands that make, replay, advise, compare and benchmark; each loads what it needs when it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -13,6 +13,14 @@ from tq_trace.workloads import WORKLOADS
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random numbers.")
 backend_option = click.option("--backend", default="auto", show_default=True, help="Backend of tq-core that computes.")
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command takes that replays: what computes, and where the result goes."""
+    for option in (quiet_option, output_option, style_option(), backend_option, seed_option):
+        command = option(command)
+    return command
+
 
 MADE_BYTES: Final = 8_000_000_000  # beyond that a typing error is likelier than a wish
 
@@ -80,11 +88,7 @@ def _knob(text: str) -> tuple[str, Any]:
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="For the agreement of top tokens.")
 @click.option("--queries", type=click.IntRange(0), default=0, help="So many queries of each sample; 0: all.")
 @click.option("--times/--no-times", default=True, help="Time the stages as well.")
-@seed_option
-@backend_option
-@style_option()
-@output_option
-@quiet_option
+@run_options
 def replay(
     files: Sequence[str],
     policies: Sequence[str],
@@ -139,11 +143,7 @@ def replay(
 @click.option("--budget-bits", type=float, help="The same as bits a cached number.")
 @click.option("--max-kl", type=float, help="Mean KL of attention weights, in nats, at most.")
 @click.option("--times/--no-times", default=True, help="Time the stages of the proof as well.")
-@seed_option
-@backend_option
-@style_option()
-@output_option
-@quiet_option
+@run_options
 def advise(
     files: Sequence[str],
     budget_bytes: int | None,
