@@ -10,7 +10,7 @@ import pytest
 from tq_cache import DecoderCache
 from tq_core import InvalidSpec
 from tq_trace import KvTrace, Row, advise, replay, synthetic
-from tq_trace.advise import additions, sides
+from tq_trace.advise import KINDS, additions, sides
 from tq_trace.goal import CLOSE, Goal
 
 SHAPE = {"layers": 1, "kv_heads": 2, "head_dim": 64, "tokens": 256, "query_count": 16}
@@ -29,10 +29,17 @@ def bits(advice):
 
 
 @pytest.fixture(scope="module")
-def plain():
+def told():
+    """What the search of `plain` said of its progress."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def plain(told):
     """Control: no structure, budget for 4 bits."""
     traces = synthetic("isotropic", **SHAPE)
-    return traces, advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False)
+    budget = int(numbers(traces) * 4.3 / 8)
+    return traces, advise(traces, budget_bytes=budget, times=False, progress=lambda *progress: told.append(progress))
 
 
 def test_a_strong_key_mean_is_removed_and_an_absent_one_is_not(plain):
@@ -130,10 +137,16 @@ def test_queries_that_the_search_does_not_ask_choose_where_those_that_it_asks_te
     assert 0 < found.row["kl_mean"] <= 0.01
 
 
-def test_all_queries_choose_among_what_is_close_on_those_of_the_search():
-    # eight queries of one head in its later half: by them alone, fewer bits for keys than for values look as good
+@pytest.fixture(scope="module")
+def on_numpy():
+    """A search of one head whose later half has eight queries."""
     traces = synthetic("isotropic", **SHAPE | {"kv_heads": 1}, norm_ratio=50.0, logit_std=0.0, seed=1)
-    found = advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), backend="numpy", times=False)
+    return advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), backend="numpy", times=False)
+
+
+def test_all_queries_choose_among_what_is_close_on_those_of_the_search(on_numpy):
+    # by eight queries alone, fewer bits for keys than for values look as good
+    found = on_numpy
     least = min(point.output_error for point in found.points if point.token_bytes <= found.row.token_bytes)
     close = [point for point in found.points if point.output_error <= (1 + CLOSE) * least]
     assert any(point.token_bytes < found.row.token_bytes for point in close)
@@ -163,13 +176,12 @@ def test_two_searches_agree(plain):
     assert again.policy == found.policy
 
 
-def test_progress_of_all_stages_rises_to_its_end(plain):
-    seen = []
-    advise(plain[0], max_kl=0.1, times=False, progress=lambda *told: seen.append(told))
-    shares = [done / total for done, total, _ in seen]
+@pytest.mark.usefixtures("plain")
+def test_progress_of_all_stages_rises_to_its_end(told):
+    shares = [done / total for done, total, _ in told]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert {label.split(",")[0] for _, _, label in seen} == {"each side", "pairs and additions", "all queries", "proof"}
+    assert {label.split(",")[0] for _, _, label in told} == {"each side", "pairs and additions", "all queries", "proof"}
 
 
 @pytest.mark.parametrize(
@@ -202,11 +214,8 @@ def test_every_store_and_addition_that_is_searched_is_a_policy():
     assert not any("boundary" in text for text in additions("k=mse4,v=mse4", 3))
 
 
-def test_a_trellis_is_searched_only_where_it_is_encoded_fast(plain):
-    from tq_trace.advise import KINDS
-
-    slow = advise(plain[0], max_kl=0.1, backend="numpy", times=False)
-    assert not any("trellis" in point.policy for point in slow.points)
+def test_a_trellis_is_searched_only_where_it_is_encoded_fast(on_numpy):
+    assert not any("trellis" in point.policy for point in on_numpy.points)
     keys, _ = sides({(64, 64)}, KINDS)
     assert "k=trellis4" in keys
     assert not any("trellis1" in key for key in sides({(32, 64)}, KINDS)[0])  # needs more coordinates than 32
