@@ -1,12 +1,14 @@
 """The commands that make, replay, advise, compare and benchmark; each loads what it needs when it runs."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
 
 from tq_core import InvalidSpec
-from tq_trace.console import output_option, put, quiet_option, require_other_file, style_option
+from tq_trace.console import output_option, put, quiet_option, require_writable, style_option
+from tq_trace.errors import TraceExists
 from tq_trace.progress import reporter
 from tq_trace.workloads import WORKLOADS
 
@@ -62,6 +64,9 @@ def synthetic(
     workload = WORKLOADS[model].with_knobs(**chosen)
     if workload.nbytes > MADE_BYTES:
         raise InvalidSpec(f"keys and values would take {workload.nbytes:,} bytes; ask for fewer layers or tokens")
+    require_writable(output, ())
+    if os.path.lexists(output) and not overwrite:
+        raise TraceExists(f"{output}: already exists; choose another name, or pass --overwrite")
     with reporter(quiet=quiet) as progress:
         traces = make(model, seed=seed, progress=progress, **chosen)
     traces.save(output, overwrite=overwrite)
@@ -214,7 +219,7 @@ def compare(before: str, after: str, style: str, output: str | None) -> None:
     from tq_trace.compare import compare as run
     from tq_trace.report import Report
 
-    _ready(style, output, (before, after))
+    _ready(style, output, (before, after), has_plots=False)
     put(run(Report.load(before), Report.load(after)).view(), style, output)
 
 
@@ -236,7 +241,7 @@ def bench(size: str, backends: Sequence[str], seed: int, style: str, output: str
     """
     from tq_trace import surface
 
-    _ready(style, output, ())
+    _ready(style, output, (), has_plots=False)
     with reporter(quiet=quiet) as progress:
         found = surface.bench(
             surface.FULL if size == "full" else surface.QUICK, backends=backends, seed=seed, progress=progress
@@ -244,9 +249,9 @@ def bench(size: str, backends: Sequence[str], seed: int, style: str, output: str
     put(found.view(), style, output)
 
 
-def _ready(style: str, output: str | None, inputs: Sequence[str]) -> None:
-    """Refuse before the work what would fail after it: a page without its library, an output that is an input."""
+def _ready(style: str, output: str | None, inputs: Sequence[str], *, has_plots: bool = True) -> None:
+    """Refuse before the work what would fail after it: a page without its library, an output that cannot be."""
     if output is not None:
-        require_other_file(output, inputs)
-    if style == "html":
+        require_writable(output, inputs)
+    if style == "html" and has_plots:
         from tq_trace import plots  # noqa: F401  # MissingExtra where the plot library is not installed
