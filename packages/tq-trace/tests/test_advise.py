@@ -51,9 +51,18 @@ def test_a_strong_key_mean_is_removed_and_an_absent_one_is_not(plain):
     assert "kmean" not in plain[1].policy
 
 
-def test_keys_fifty_times_longer_than_values_get_more_bits():
-    traces = synthetic("isotropic", norm_ratio=50.0, logit_std=0.0, **SHAPE)
-    keys, values = bits(advise(traces, budget_bytes=int(numbers(traces) * 4.3 / 8), times=False))
+@pytest.mark.parametrize(
+    ("shape", "goal"),
+    [
+        ({}, "budget"),
+        ({"head_dim": 96, "query_groups": 2, "seed": 1}, "budget"),
+        ({"head_dim": 256, "kv_heads": 1, "query_groups": 4, "seed": 1}, "kl"),
+    ],
+)
+def test_keys_fifty_times_longer_than_values_get_more_bits(shape, goal):
+    traces = synthetic("isotropic", norm_ratio=50.0, logit_std=0.0, **SHAPE | shape)
+    bound = {"budget_bytes": int(numbers(traces) * 4.3 / 8)} if goal == "budget" else {"max_kl": 0.05}
+    keys, values = bits(advise(traces, times=False, **bound))
     assert keys > values
 
 
