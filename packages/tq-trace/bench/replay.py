@@ -22,6 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parents[1] / "tq-core" / "bench"))  # `machine`, which says where a result came from
 
+# E402: imports come after the path that the first of them needs.
 from machine import describe  # noqa: E402
 from rich.console import Console  # noqa: E402
 

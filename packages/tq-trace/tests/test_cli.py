@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tq_trace import KvTrace, TraceNotFound, cli, formats, measure
+from tq_trace.document import FORMATS
 from tq_trace.inspection import inspect_file
 
 EVIL = "\x1b[2Jmodel|`x`\r\n[red]\u202e<script>"
@@ -53,6 +54,19 @@ def assert_refused(result, message):
     assert result.stderr.startswith("tq-trace: error: ")
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_a_page_shows_every_trace_and_runs_nothing(run, traces):
+    result = run("inspect", *traces, "--format", "html")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("<!doctype html>")
+    assert "<h1>tq-trace inspect</h1>" in result.stdout
+    assert result.stdout.count("<tr>") == 3
+    markdown = run("inspect", *traces, "--format", "markdown").stdout
+    norms = [line.split(" | ")[11] for line in markdown.splitlines()[2:]]
+    assert all(f"<td>{norm}</td>" in result.stdout for norm in norms)
+    assert "<script" not in result.stdout
+    assert "&lt;script&gt;" in result.stdout
 
 
 def test_json_holds_the_numbers_of_the_library(run, traces):
@@ -113,14 +127,14 @@ def test_table_fits_the_terminal_and_says_it_all(run, traces, columns, monkeypat
     assert outliers.split()[3] == "none"
 
 
-@pytest.mark.parametrize("style", cli.FORMATS)
+@pytest.mark.parametrize("style", FORMATS)
 def test_strings_of_a_stranger_never_steer_a_terminal(run, traces, style):
     text = run("inspect", traces[1], "--format", style, COLUMNS="120").stdout
     assert all(character.isprintable() or character == "\n" for character in text)
     assert "model" in text
 
 
-@pytest.mark.parametrize("style", cli.FORMATS)
+@pytest.mark.parametrize("style", FORMATS)
 def test_output_goes_to_the_file_and_nowhere_else(run, traces, tmp_path, style):
     printed = run("inspect", *traces, "--format", style, COLUMNS="120").stdout
     output = tmp_path / "out"
@@ -149,7 +163,7 @@ def test_progress_is_drawn_for_people_who_wait(traces, monkeypatch):
     assert "Reading" in sys.stderr.getvalue()
 
 
-@pytest.mark.parametrize("style", cli.FORMATS)
+@pytest.mark.parametrize("style", FORMATS)
 def test_an_error_in_one_file_writes_nothing(run, traces, tmp_path, style):
     broken = tmp_path / "broken"
     broken.write_bytes(traces[0].read_bytes()[:-1])
@@ -187,7 +201,7 @@ def test_output_is_never_one_of_the_traces(run, traces, tmp_path):
         ([], "Missing command. (see tq-trace --help)"),
         (["inspect"], "Missing argument 'FILE...'. (see tq-trace inspect --help)"),
         (["inspekt"], "inspekt"),
-        (["inspect", "x", "--format", "html"], "'html' is not one of 'table', 'json', 'csv', 'markdown'"),
+        (["inspect", "x", "--format", "pdf"], "'pdf' is not one of 'table', 'json', 'csv', 'markdown', 'html'"),
         (["inspect", "x", "--colour"], "--colour"),
         (["inspect", "nowhere"], "nowhere: no such file"),
         (["inspect", "."], ".: not a regular file"),

@@ -68,7 +68,9 @@ def test_synthetic_replaces_nothing_unless_told_to(folder, tmp_path):
     shape = ("--model", "isotropic", "--layers", 1, "--heads", 1, "--tokens", 8, "--queries", 2)
     path = tmp_path / "t"
     assert run("synthetic", *shape, "--output", path).exit_code == 0
-    assert_refused(run("synthetic", *shape, "--output", path), "already exists")
+    assert_refused(
+        run("synthetic", *shape, "--output", path), "already exists; choose another name, or pass --overwrite"
+    )
     assert run("synthetic", *shape, "--output", path, "--overwrite").exit_code == 0
 
 
@@ -233,6 +235,30 @@ def test_headers_that_lie_are_one_line_and_exit_2(tmp_path, command, edit, messa
 def test_bad_input_is_one_line_and_exit_2(folder, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
     assert_refused(run(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("none/report.json", "the folder none does not exist; create it first"), (".", "is a folder")],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(folder, monkeypatch, output, message):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(commands_module, "reporter", None)  # what a run needs first
+    assert_refused(run("replay", "made.safetensors", *QUICK, "--output", output), message)
+    assert_refused(run("inspect", "made.safetensors", "--output", output), message)
+
+
+def test_pages_without_plots_need_no_library(folder, monkeypatch):
+    import sys
+
+    report = folder / "plain.json"
+    assert run("replay", folder / "made.safetensors", *QUICK, "--format", "json", "--output", report).exit_code == 0
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "tq_trace.plots", raising=False)
+    for arguments in (("compare", report, report), ("inspect", folder / "made.safetensors")):
+        result = run(*arguments, "--format", "html")
+        assert result.exit_code == 0
+        assert "</html>" in result.stdout
 
 
 def test_a_page_without_its_library_is_refused_before_the_work(folder, monkeypatch):

@@ -19,7 +19,7 @@ INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint3
 
 
 def bits_of(trace):
-    return {name: array.tobytes() for name, (_, array) in trace._tensors.items()}
+    return {name: array.tobytes() for name, (_, array) in trace._held.stored.items()}
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -44,7 +44,7 @@ def test_every_finite_bfloat16_comes_back_bit_for_bit_and_widens_exactly(tmp_pat
         tmp_path / "t"
     )
     loaded = KvTrace.load(tmp_path / "t")
-    assert loaded._tensors["keys"][1].tobytes() == bits.tobytes()
+    assert loaded._held.stored["keys"][1].tobytes() == bits.tobytes()
     assert loaded.dtypes["keys"] == "bfloat16"
     widened = loaded.keys
     assert widened.dtype == np.float32

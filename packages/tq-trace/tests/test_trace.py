@@ -49,7 +49,7 @@ def test_metadata_cannot_be_changed(trace):
 
 def test_validate_finds_memory_changed_behind_our_back(trace):
     trace.validate()
-    array = trace._tensors["values"][1]
+    array = trace._held.stored["values"][1]
     array.setflags(write=True)
     array[1, 2, 0] = np.nan
     with pytest.raises(NotFinite, match=r"values\[1, 2, 0\] is nan"):

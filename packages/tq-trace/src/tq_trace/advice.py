@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tq_cache import CachePolicy
 from tq_trace.document import Column, Document, Plot, Sheet, plain, small, whole
 from tq_trace.report import Report, Row
 from tq_trace.report_view import view
+
+COUNTED: Final = (
+    "A budget counts codes, norms, exact tokens and means. It does not count tables, the same for one head and for a "
+    "whole model, nor the room to spare of a cache that grows. Bytes and ratios beside other methods have the tables "
+    "in them."
+)
+"""What every advice says about its bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +58,24 @@ class Advice:
             "kind": "tq-trace advice",
             "policy": self.policy,
             "goal": self.goal,
+            "counted_bytes": self.row.token_bytes,
+            "table_bytes": self.row.cache_bytes - self.row.token_bytes,
+            "counted": COUNTED,
             "searched": points,
             "proof": self.proof.to_dict(),
         }
 
     def view(self) -> Document:
         """The advice as a document: the proof, then the frontier."""
-        proof = view(self.proof)
+        row, proof = self.row, view(self.proof)
         columns = (
             Column("policy", "policy", str, True),
-            Column("token_bytes", "bytes", whole),
+            Column("token_bytes", "bytes, no tables", whole),
             Column("bits", "bits/value", plain(2)),
             Column("kl_mean", "KL mean", small),
             Column("output_error", "out. error", small),
         )
-        numbers = self.row.float16_bytes / 2
+        numbers = row.float16_bytes / 2
         rows = [point.to_dict() | {"bits": 8 * point.token_bytes / numbers} for point in self.frontier]
         frontier = Sheet(f"Frontier of {len(self.points)} policies, on the queries of the search", columns, rows)
 
@@ -74,8 +84,12 @@ class Advice:
 
             return [frontier_plot([point.to_dict() for point in self.points], self.policy), *proof.plots()]
 
-        heading = f"{self.goal}: {self.policy}\n{proof.heading}"
+        tables = row.cache_bytes - row.token_bytes
+        heading = (
+            f"{self.goal}: {self.policy}\nholds {row.token_bytes:,} bytes, and tables of {tables:,} bytes, which a "
+            f"budget does not count\n{proof.heading}"
+        )
         if CachePolicy.parse(self.policy).is_experimental:
             heading += "\nBelow 4-bit keys quality depends on the model: measure its text before using this."
         sheets = [proof.sheets[0], frontier, *proof.sheets[1:]]
-        return Document("tq-trace advise", heading, sheets, self.to_dict(), proof.notes, plots)
+        return Document("tq-trace advise", heading, sheets, self.to_dict(), [COUNTED, *proof.notes], plots)

@@ -4,16 +4,16 @@ How the search goes, and why its errors are what they are, is in docs/decisions/
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import hypot, sqrt
-from typing import Final
+from math import hypot
+from typing import Any, Final
 
 from tq_cache import CachePolicy, InvalidPolicy, QuantizedKVCache
-from tq_core import InvalidSpec, TurboQuantError
+from tq_core import TurboQuantError
 from tq_core.registry import resolve
 from tq_trace.advice import Advice, Point
+from tq_trace.goal import HEADROOM, Goal, Pair
 from tq_trace.replay import Progress, replay
-from tq_trace.report import Row
+from tq_trace.report import Report, Row
 from tq_trace.trace import KvTrace
 from tq_trace.trace_set import TraceSet
 
@@ -30,9 +30,6 @@ MEAN_TOKENS: Final = 64
 SINKS: Final = 4
 WINDOW: Final = 128
 QUERIES: Final = 24  # of each sample and head while searching; the proof takes all
-CLOSE: Final = 0.1  # errors of so few queries that differ by less may be noise: the cheaper policy is taken
-PAIRS: Final = 4  # pairs of key and value store that are tried with every addition
-HEADROOM: Final = (1.0, 0.8)  # shares of the budget for which such pairs are picked, to leave room for additions
 EDGE: Final = 10  # pairs that are replayed for the frontier's sake
 YARDSTICKS: Final = ("k=int8,v=int8", "k=int4,v=int4")
 
@@ -50,47 +47,38 @@ def advise(
     """The policy of least attention-output error within `budget_bytes`, or of fewest bytes within `max_kl`.
 
     `budget_bytes` counts the cache of all tokens of the trace: codes, norms, exact tokens, means; not the tables, which
-    are the same for one head and for a whole model. `max_kl` bounds the mean KL of
-    attention weights, and the part of the output error that values cause by sqrt(2 max_kl), which is what such a KL
-    bounds it to (Pinsker). Raises InvalidSpec where no policy of the search gets there, and says what would.
+    are the same for one head and for a whole model, nor the room to spare of a cache that grows token by token.
+    `max_kl` bounds the mean KL of attention weights, and the part of the output error that values cause by
+    sqrt(2 max_kl), which is what such a KL bounds it to (Pinsker). What is returned keeps its bound on all queries.
+    Raises InvalidSpec where no policy of the search gets there, and says what comes nearest; else as `replay`.
     """
     traces = trace if isinstance(trace, TraceSet) else TraceSet([trace])
-    goal = _Goal(budget_bytes, max_kl)
-    stage = _Stages(progress, 3)
+    goal = Goal(budget_bytes, max_kl)
+    stage = _Stages(progress, 4)
     late = max(one.tokens for one in traces) // 2  # where windows are full and whatever is learned is known
-    options = {
-        "from_position": late,
-        "queries": QUERIES,
-        "seed": seed,
-        "backend": backend,
-        "baselines": (),
-        "times": False,
-    }
+    few = {"from_position": late, "queries": QUERIES}
 
-    def rows(policies: Iterable[str], label: str) -> list[Row]:
-        report = replay(traces, list(dict.fromkeys(policies)), progress=stage.next(label), **options)  # type: ignore[arg-type]
+    def run(policies: Iterable[str], label: str, **options: Any) -> Report:
+        named = list(dict.fromkeys(policies))
+        return replay(traces, named, seed=seed, backend=backend, progress=stage.next(label), **options)
+
+    def rows(policies: Iterable[str], label: str, **options: Any) -> list[Row]:
+        report = run(policies, label, baselines=(), times=False, **options)
         return [row for row in report.rows if row.kind == "policy"]
 
     kinds = KINDS if resolve(backend).name in FAST else KINDS[:1]
     keys, values = sides({(one.head_dim, one.value_dim) for one in traces}, kinds)
-    found = rows([*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)], "each side")
-    pairs = _pairs(found, len(keys))
+    each = [*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)]
+    pairs = _pairs(rows(each, "each side", **few), len(keys))
     chosen = [pair for share in HEADROOM for pair in goal.nearest(pairs, share)]
     texts = [text for pair in chosen for text in additions(pair.text, traces.model_layers)]
-    tried = rows([*texts, *(pair.text for pair in _edge(pairs))], "pairs and additions")
-    best = goal.best(tried)
+    alone = [pair.text for pair in (*goal.spare(pairs), *_edge(pairs))]
+    tried = rows([*texts, *alone], "pairs and additions", **few)
     points = _marked(tried)
-    around = _neighbours(points, best.policy)
-    proof = replay(
-        traces,
-        [best.policy, *around],
-        baselines=YARDSTICKS,
-        seed=seed,
-        backend=backend,
-        times=times,
-        progress=stage.next("proof"),
-    )
-    return Advice(best.policy, goal.text, proof, points)
+    # few queries say what is worth asking all of them
+    best = goal.best(rows((row.policy for row in goal.contenders(tried)), "all queries")).policy
+    around = _neighbours(points, best)
+    return Advice(best, goal.text, run([best, *around], "proof", baselines=YARDSTICKS, times=times), points)
 
 
 def sides(dims: Iterable[tuple[int, int]], kinds: Sequence[str] = KINDS) -> tuple[list[str], list[str]]:
@@ -131,18 +119,7 @@ def additions(policy: str, layers: int) -> list[str]:
     return [text for text in texts if _exists(text)]  # not every family has 8 bits for the ends
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A key and a value store with what is expected of both together: bytes and squared errors add."""
-
-    text: str
-    token_bytes: float
-    kl_mean: float
-    output_error: float
-    value_error: float
-
-
-def _pairs(found: Sequence[Row], keys: int) -> list[_Pair]:
+def _pairs(found: Sequence[Row], keys: int) -> list[Pair]:
     pairs = []
     exact = found[0].float16_bytes  # half of it in each row, as the side that is not coded
     for key in found[:keys]:
@@ -150,65 +127,18 @@ def _pairs(found: Sequence[Row], keys: int) -> list[_Pair]:
             kept = key.policy.replace(",v=float16", f",{value.policy.split(',')[1]}")
             size = key.token_bytes + value.token_bytes - exact
             error = hypot(key["output_error"] or 0.0, value["output_error"] or 0.0)
-            pairs.append(_Pair(kept, size, key["kl_mean"], error, value["output_error"] or 0.0))
+            pairs.append(Pair(kept, size, key["kl_mean"], error, value["output_error"] or 0.0))
     return pairs
 
 
-def _edge(pairs: Sequence[_Pair]) -> list[_Pair]:
+def _edge(pairs: Sequence[Pair]) -> list[Pair]:
     """Pairs that promise to be beaten by none, thinned: they show what other budgets would bring."""
-    found: list[_Pair] = []
+    found: list[Pair] = []
     for pair in sorted(pairs, key=lambda one: (one.token_bytes, one.output_error)):
         if not found or pair.output_error < found[-1].output_error:
             found.append(pair)
     step = max(1, -(-len(found) // EDGE))
     return found[::step]
-
-
-class _Goal:
-    """What is asked for: a bound, and what is least within it."""
-
-    def __init__(self, budget_bytes: int | None, max_kl: float | None) -> None:
-        if (budget_bytes is None) == (max_kl is None):
-            raise InvalidSpec("give either budget_bytes or max_kl")
-        for name, bound in (("budget_bytes", budget_bytes), ("max_kl", max_kl)):
-            if bound is not None and (isinstance(bound, bool) or not bound > 0):
-                raise InvalidSpec(f"{name} is a number above 0, got {bound!r:.40}")
-        self.budget, self.max_kl = budget_bytes, max_kl
-        self.text = f"within {budget_bytes:,} bytes" if budget_bytes is not None else f"within KL {max_kl:g}"
-
-    def nearest(self, pairs: Sequence[_Pair], share: float) -> list[_Pair]:
-        """The few pairs that promise most; `share` tightens the bound, to leave room for what is added to them."""
-        if self.budget is not None:
-            fit = [pair for pair in pairs if pair.token_bytes <= self.budget * share]
-            ranked = sorted(fit, key=lambda pair: (pair.output_error, pair.token_bytes))
-            return (ranked or sorted(pairs, key=lambda pair: pair.token_bytes))[:PAIRS]
-        bound = (self.max_kl or 0.0) * (2 - share)  # additions lower the error: start a little outside
-        fit = [pair for pair in pairs if pair.kl_mean <= bound and pair.value_error <= sqrt(2 * bound)]
-        ranked = sorted(fit, key=lambda pair: (pair.token_bytes, pair.output_error))
-        return (ranked or sorted(pairs, key=lambda pair: pair.output_error))[:PAIRS]
-
-    def best(self, rows: Sequence[Row]) -> Row:
-        """The best of what was replayed; among errors that are close, the fewest bytes, then the shortest policy."""
-        if self.budget is not None:
-            fit = [row for row in rows if row.token_bytes <= self.budget]
-            if not fit:
-                least = min(rows, key=lambda row: row.token_bytes)
-                raise InvalidSpec(
-                    f"no policy holds this trace in {self.budget:,} bytes; {least.policy} takes {least.token_bytes:,}"
-                )
-            error = min(row["output_error"] or 0.0 for row in fit)
-            fit = [row for row in fit if (row["output_error"] or 0.0) <= error * (1 + CLOSE)]
-        else:
-            bound = self.max_kl or 0.0
-            fit = [
-                row
-                for row in rows
-                if row["kl_mean"] <= bound and (row["output_error_values"] or 0.0) <= sqrt(2 * bound)
-            ]
-            if not fit:
-                least = min(rows, key=lambda row: row["kl_mean"])
-                raise InvalidSpec(f"no policy keeps the KL within {bound:g}; {least.policy} has {least['kl_mean']:.3g}")
-        return min(fit, key=lambda row: (row.token_bytes, len(row.policy), row.policy))
 
 
 class _Stages:

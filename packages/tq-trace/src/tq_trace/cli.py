@@ -11,10 +11,9 @@ import click
 
 from tq_trace import formats
 from tq_trace.commands import advise, bench, compare, replay, synthetic
-from tq_trace.console import OneLineGroup, output_option, put_text, require_other_file, style_option
+from tq_trace.console import OneLineGroup, output_option, put_text, require_writable, style_option
 from tq_trace.inspection import Row, inspect_file
-
-FORMATS: Final = ("table", "json", "csv", "markdown")
+from tq_trace.inspection_page import to_html
 
 # Reading and measuring takes a second for about 50 MB of float16 on an old core.
 QUIET_BYTES: Final = 30_000_000
@@ -28,7 +27,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
-@style_option(FORMATS)
+@style_option()
 @output_option
 def inspect(files: Sequence[str], style: str, output: str | None) -> None:
     """Say what each trace FILE is and how compressible it looks.
@@ -44,7 +43,7 @@ def inspect(files: Sequence[str], style: str, output: str | None) -> None:
       tq-trace inspect traces/*.safetensors --format json --output facts.json
     """
     if output is not None:
-        require_other_file(output, files)
+        require_writable(output, files)
     rows = _inspect_all(files)
     # A table in a file has no terminal to fit: give it all the width it can use.
     put_text(_rendered(rows, style, None if output is None else formats.MAX_WIDTH), output)
@@ -69,6 +68,8 @@ def _rendered(rows: Sequence[Row], style: str, width: int | None = None) -> str:
         return formats.to_csv(rows)
     if style == "markdown":
         return formats.to_markdown(rows)
+    if style == "html":
+        return to_html(rows)
     if width is not None:
         return formats.to_table(rows, width)
     return formats.to_table(rows, shutil.get_terminal_size((80, 24)).columns, styled=sys.stdout.isatty())

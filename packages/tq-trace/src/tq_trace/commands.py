@@ -1,18 +1,28 @@
 """The commands that make, replay, advise, compare and benchmark; each loads what it needs when it runs."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
 
 from tq_core import InvalidSpec
-from tq_trace.console import output_option, put, quiet_option, require_other_file, style_option
+from tq_trace.console import output_option, put, quiet_option, require_writable, style_option
+from tq_trace.errors import TraceExists
 from tq_trace.progress import reporter
 from tq_trace.workloads import WORKLOADS
 
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random numbers.")
 backend_option = click.option("--backend", default="auto", show_default=True, help="Backend of tq-core that computes.")
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path())
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command takes that replays: what computes, and where the result goes."""
+    for option in (quiet_option, output_option, style_option(), backend_option, seed_option):
+        command = option(command)
+    return command
+
 
 MADE_BYTES: Final = 8_000_000_000  # beyond that a typing error is likelier than a wish
 
@@ -54,6 +64,9 @@ def synthetic(
     workload = WORKLOADS[model].with_knobs(**chosen)
     if workload.nbytes > MADE_BYTES:
         raise InvalidSpec(f"keys and values would take {workload.nbytes:,} bytes; ask for fewer layers or tokens")
+    require_writable(output, ())
+    if os.path.lexists(output) and not overwrite:
+        raise TraceExists(f"{output}: already exists; choose another name, or pass --overwrite")
     with reporter(quiet=quiet) as progress:
         traces = make(model, seed=seed, progress=progress, **chosen)
     traces.save(output, overwrite=overwrite)
@@ -80,11 +93,7 @@ def _knob(text: str) -> tuple[str, Any]:
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="For the agreement of top tokens.")
 @click.option("--queries", type=click.IntRange(0), default=0, help="So many queries of each sample; 0: all.")
 @click.option("--times/--no-times", default=True, help="Time the stages as well.")
-@seed_option
-@backend_option
-@style_option()
-@output_option
-@quiet_option
+@run_options
 def replay(
     files: Sequence[str],
     policies: Sequence[str],
@@ -135,15 +144,11 @@ def replay(
 
 @click.command()
 @files_argument
-@click.option("--budget-bytes", type=click.IntRange(1), help="The trace's tokens in so many bytes, all heads.")
+@click.option("--budget-bytes", type=click.IntRange(1), help="All tokens of all heads in so many bytes, tables apart.")
 @click.option("--budget-bits", type=float, help="The same as bits a cached number.")
 @click.option("--max-kl", type=float, help="Mean KL of attention weights, in nats, at most.")
 @click.option("--times/--no-times", default=True, help="Time the stages of the proof as well.")
-@seed_option
-@backend_option
-@style_option()
-@output_option
-@quiet_option
+@run_options
 def advise(
     files: Sequence[str],
     budget_bytes: int | None,
@@ -160,6 +165,10 @@ def advise(
 
     Within a budget: the least error of attention outputs. Within a KL: the
     fewest bytes. Give one of --budget-bytes, --budget-bits and --max-kl.
+
+    Bytes that count are codes, norms, exact tokens and means. Tables, which
+    are the same for one head and for a whole model, do not, nor does the room
+    to spare of a cache that grows token by token; the result tells both sums.
 
     \b
     Examples:
@@ -210,7 +219,7 @@ def compare(before: str, after: str, style: str, output: str | None) -> None:
     from tq_trace.compare import compare as run
     from tq_trace.report import Report
 
-    _ready(style, output, (before, after))
+    _ready(style, output, (before, after), has_plots=False)
     put(run(Report.load(before), Report.load(after)).view(), style, output)
 
 
@@ -232,7 +241,7 @@ def bench(size: str, backends: Sequence[str], seed: int, style: str, output: str
     """
     from tq_trace import surface
 
-    _ready(style, output, ())
+    _ready(style, output, (), has_plots=False)
     with reporter(quiet=quiet) as progress:
         found = surface.bench(
             surface.FULL if size == "full" else surface.QUICK, backends=backends, seed=seed, progress=progress
@@ -240,9 +249,9 @@ def bench(size: str, backends: Sequence[str], seed: int, style: str, output: str
     put(found.view(), style, output)
 
 
-def _ready(style: str, output: str | None, inputs: Sequence[str]) -> None:
-    """Refuse before the work what would fail after it: a page without its library, an output that is an input."""
+def _ready(style: str, output: str | None, inputs: Sequence[str], *, has_plots: bool = True) -> None:
+    """Refuse before the work what would fail after it: a page without its library, an output that cannot be."""
     if output is not None:
-        require_other_file(output, inputs)
-    if style == "html":
+        require_writable(output, inputs)
+    if style == "html" and has_plots:
         from tq_trace import plots  # noqa: F401  # MissingExtra where the plot library is not installed

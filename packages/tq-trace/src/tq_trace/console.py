@@ -11,7 +11,7 @@ from tq_core import TurboQuantError
 from tq_trace import formats
 from tq_trace.atomic import write_file
 from tq_trace.document import FORMATS, Document
-from tq_trace.errors import TraceAccess
+from tq_trace.errors import TraceAccess, TraceNotFound
 
 
 class OneLineGroup(click.Group):
@@ -51,11 +51,15 @@ def _fail(message: str) -> NoReturn:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def style_option(styles: Sequence[str] = FORMATS) -> Decorator:
+def style_option() -> Decorator:
     """`--format`."""
-    chosen = click.Choice(list(styles))
     return click.option(
-        "--format", "style", type=chosen, default="table", show_default=True, help="How to print the result."
+        "--format",
+        "style",
+        type=click.Choice(list(FORMATS)),
+        default="table",
+        show_default=True,
+        help="How to print the result.",
     )
 
 
@@ -78,8 +82,16 @@ def put_text(text: str, output: str | None) -> None:
         write_file(output, lambda file: file.write(text.encode()), overwrite=True)
 
 
-def require_other_file(output: str, files: Sequence[str]) -> None:
-    """Raise TraceAccess where writing the output would destroy an input."""
+def require_writable(output: str, files: Sequence[str]) -> None:
+    """Refuse before the work what would fail after it: no folder, a folder, or an input that would be destroyed.
+
+    Raises TraceNotFound, TraceAccess.
+    """
+    folder = os.path.dirname(output) or os.curdir
+    if not os.path.isdir(folder):
+        raise TraceNotFound(f"--output {output}: the folder {folder} does not exist; create it first")
+    if os.path.isdir(output):
+        raise TraceAccess(f"--output {output}: is a folder; give the name of a file")
     for path in files:
         if os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
             raise TraceAccess(f"--output {output} is one of the inputs; writing there would destroy it")

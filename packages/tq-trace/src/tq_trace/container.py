@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from tq_core import CorruptData
+from tq_core import CorruptData, InvalidSpec
 from tq_trace.errors import TraceAccess, TraceNotFound
 from tq_trace.layout import FLOATS, INTEGERS, MANY, MAX_HEADER, RANKS, Place, Stored
+from tq_trace.metadata import Metadata
 
 
 class Container(NamedTuple):
@@ -51,6 +52,25 @@ def read(path: str | os.PathLike[str]) -> Container:
         for place, tensors in sorted(names.items(), key=lambda item: item[0] or (0, 0))
     }
     return Container(places, metadata)
+
+
+def place_of(found: Container, path: str, layer: int | None, head: int | None) -> Place | None:
+    """The place asked for; InvalidSpec where it is not in the file, or where nothing is asked of a file of many."""
+    if None in found.places:
+        told = Metadata.from_strings(found.metadata) if layer is not None or head is not None else None
+        if told and (layer not in (None, told.layer) or head not in (None, told.head)):
+            raise InvalidSpec(f"{path}: holds layer {told.layer} head {told.head} alone, not {layer}, {head}")
+        return None
+    chosen = [
+        place for place in found.places if place is not None and layer in (None, place[0]) and head in (None, place[1])
+    ]
+    if len(chosen) != 1:
+        places = [place for place in found.places if place]
+        raise InvalidSpec(
+            f"{path}: holds {len(places)} traces, layers {places[0][0]}..{places[-1][0]}; give layer= and head= of one "
+            f"that is there (got {layer}, {head}), or open all with TraceSet.open"
+        )
+    return chosen[0]
 
 
 @contextmanager

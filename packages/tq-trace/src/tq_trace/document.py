@@ -74,7 +74,7 @@ class Document:
     def render(self, form: str) -> str:
         """The document in one of FORMATS."""
         if form == "html":
-            from tq_trace.page import to_page  # late: it needs the plot library, which is an extra
+            from tq_trace.page import to_page  # late: a page is made of documents
 
             return to_page(self)
         forms = {"table": self.to_table, "json": self.to_json, "csv": self.to_csv, "markdown": self.to_markdown}

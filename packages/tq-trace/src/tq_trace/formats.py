@@ -55,7 +55,7 @@ def _plain(ratio: float | None) -> str:
     return "" if ratio is None else repr(ratio)
 
 
-_MARKDOWN: Final[dict[str, Callable[[Row], str]]] = {
+CELLS: Final[dict[str, Callable[[Row], str]]] = {
     "file": lambda row: row["file"],
     "model": lambda row: row["model"],
     "benchmark": lambda row: _benchmark(row),
@@ -75,12 +75,13 @@ _MARKDOWN: Final[dict[str, Callable[[Row], str]]] = {
     "largest K at": lambda row: _peaks(row["keys"]["largest"], 4),
     "note": lambda row: _known(row["note"]),
 }
+"""Columns of Markdown and HTML: title -> text of a row."""
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """One table, one line a file, numbers rounded to four digits."""
-    lines = [list(_MARKDOWN), ["---"] * len(_MARKDOWN)]
-    lines += [[escaped(cell(row)) for cell in _MARKDOWN.values()] for row in rows]
+    lines = [list(CELLS), ["---"] * len(CELLS)]
+    lines += [[escaped(cell(row)) for cell in CELLS.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, BinaryIO, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_core import CorruptData, InvalidSpec, NotFinite, TurboQuantError
-from tq_trace import atomic, bfloat16, checks, container, layout
+from tq_trace import atomic, checks, container, layout
 from tq_trace.bfloat16 import Bfloat16
+from tq_trace.held import Held
 from tq_trace.metadata import Metadata
 
 _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
@@ -66,42 +66,21 @@ class KvTrace:
 
     def _adopt(
         self,
-        tensors: Mapping[str, tuple[str, NDArray[Any]]],
+        tensors: layout.Stored,
         metadata: Metadata,
         *,
         origin: str = "",
         lazy: bool = False,
     ) -> None:
         """Hold these tensors, which nobody else changes; with `lazy`, floats are checked when they are first used."""
-        own = dict(tensors)
-        checks.require_shapes(own)
-        checks.require_positions(own["query_positions"][1], own["keys"][1].shape[1])
-        own["query_positions"] = ("I64", own["query_positions"][1].astype(np.int64, copy=False))
-        for _, array in own.values():
-            array.setflags(write=False)
-        self._tensors: layout.Stored = MappingProxyType(own)
+        self._held = Held(tensors, origin)
         self._metadata = metadata
-        self._origin = origin
-        self._unchecked = set(checks.FLOATS)
         self._require_readable_header()
         if not lazy:
-            self._check_floats()
-
-    def _check_floats(self) -> None:
-        for name in checks.FLOATS:
-            self._check(name)
-
-    def _check(self, name: str) -> None:
-        """Raise NotFinite for a value that is not, at the first use of a tensor."""
-        if name in self._unchecked:
-            try:
-                checks.require_finite(*self._tensors[name], name)
-            except NotFinite as error:
-                raise NotFinite(f"{self._origin}: {error}" if self._origin else str(error)) from None
-            self._unchecked.discard(name)
+            self._held.check()
 
     def _require_readable_header(self) -> None:
-        size = len(layout.encode_header(self._tensors, self._metadata.to_strings())[0]) - 8
+        size = len(layout.encode_header(self._held.stored, self._metadata.to_strings())[0]) - 8
         if size > layout.MAX_HEADER:
             raise InvalidSpec(
                 f"metadata makes a header of {size} bytes, at most {layout.MAX_HEADER} are read: shorten it"
@@ -109,10 +88,7 @@ class KvTrace:
 
     def validate(self) -> None:
         """Check every guarantee now, again for what was checked: memory changed behind our back is found here."""
-        self._unchecked = set(checks.FLOATS)
-        checks.require_shapes(self._tensors)
-        checks.require_positions(self._tensors["query_positions"][1], self.tokens)
-        self._check_floats()
+        self._held.validate()
 
     @classmethod
     def load(
@@ -128,11 +104,11 @@ class KvTrace:
         Names, dtypes, shapes and positions are checked here; that all floats are finite when a tensor is first used,
         or here with `lazy=False`. Messages begin with the path. The file must not be edited in place meanwhile; it
         may be deleted or replaced where the system keeps open files alive.
-        Raises TraceNotFound, TraceAccess, CorruptData for what is no trace file, and InvalidSpec for a place that is
-        not in it.
+        Raises TraceNotFound, TraceAccess, CorruptData for what is no trace file, ShapeMismatch, InvalidPosition and
+        NotFinite as the class says, and InvalidSpec for a place that is not in it.
         """
         found = container.read(path)
-        place = _place(found, os.fspath(path), layer, head)
+        place = container.place_of(found, os.fspath(path), layer, head)
         return cls._from_container(found, place, os.fspath(path), lazy=lazy)
 
     @classmethod
@@ -158,44 +134,32 @@ class KvTrace:
         Raises TraceExists if something is there and overwrite is false, TraceNotFound if the folder is missing,
         TraceAccess if the system refuses; what was at path before then still is.
         """
-
-        self._check_floats()
+        self._held.check()
 
         def write(file: BinaryIO) -> None:
-            layout.write(file, self._tensors, self._metadata.to_strings())
+            layout.write(file, self._held.stored, self._metadata.to_strings())
 
         atomic.write_file(path, write, overwrite=overwrite)
-
-    def _floats(self, name: str, index: Any = slice(None)) -> NDArray[np.floating]:
-        kind, array = self._tensors[name]
-        self._check(name)
-        if kind != "BF16":
-            view: NDArray[np.floating] = array[index]
-            return view
-        widened = bfloat16.widen(array[index])
-        widened.setflags(write=False)
-        return widened
 
     @property
     def keys(self) -> NDArray[np.floating]:
         """(samples, tokens, head_dim), read-only; bfloat16 comes as float32, widened anew at each access."""
-        return self._floats("keys")
+        return self._held.floats("keys")
 
     @property
     def values(self) -> NDArray[np.floating]:
         """(samples, tokens, value_dim), read-only; bfloat16 as in `keys`."""
-        return self._floats("values")
+        return self._held.floats("values")
 
     @property
     def queries(self) -> NDArray[np.floating]:
         """(samples, query_count, head_dim), read-only; bfloat16 as in `keys`."""
-        return self._floats("queries")
+        return self._held.floats("queries")
 
     @property
     def query_positions(self) -> NDArray[np.int64]:
         """(samples, query_count), read-only; the query at position p attends to keys 0..p."""
-        positions: NDArray[np.int64] = self._tensors["query_positions"][1][:]
-        return positions
+        return self._held.positions
 
     @property
     def metadata(self) -> Metadata:
@@ -235,44 +199,44 @@ class KvTrace:
     @property
     def dtypes(self) -> dict[str, str]:
         """What each tensor is stored as: 'float16', 'bfloat16', 'float32', 'float64'; positions are 'int64'."""
-        return {name: _DTYPES[self._tensors[name][0]] for name in layout.RANKS}
+        return {name: _DTYPES[self._held.stored[name][0]] for name in layout.RANKS}
 
     @property
     def tokens(self) -> int:
         """Tokens of each sample."""
-        return int(self._tensors["keys"][1].shape[1])
+        return self._held.shape("keys")[1]
 
     @property
     def head_dim(self) -> int:
         """Dimension of keys and queries."""
-        return int(self._tensors["keys"][1].shape[2])
+        return self._held.shape("keys")[2]
 
     @property
     def value_dim(self) -> int:
         """Dimension of values."""
-        return int(self._tensors["values"][1].shape[2])
+        return self._held.shape("values")[2]
 
     @property
     def query_count(self) -> int:
         """Queries of each sample."""
-        return int(self._tensors["queries"][1].shape[1])
+        return self._held.shape("queries")[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays held, which are those of the file without its header."""
-        return sum(array.nbytes for _, array in self._tensors.values())
+        return sum(array.nbytes for _, array in self._held.stored.values())
 
     def __len__(self) -> int:
-        return int(self._tensors["keys"][1].shape[0])
+        return self._held.shape("keys")[0]
 
     def sample(self, index: int) -> TraceSample:
         """Arrays of one sample, read-only and without copying, save that bfloat16 is widened to float32."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         return TraceSample(
-            self._floats("keys", index),
-            self._floats("values", index),
-            self._floats("queries", index),
+            self._held.floats("keys", index),
+            self._held.floats("values", index),
+            self._held.floats("queries", index),
             self.query_positions[index],
         )
 
@@ -287,14 +251,9 @@ class KvTrace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KvTrace):
             return NotImplemented
-        return self._metadata == other._metadata and all(
-            kind == other._tensors[name][0]
-            and array.shape == other._tensors[name][1].shape
-            and array.tobytes() == other._tensors[name][1].tobytes()
-            for name, (kind, array) in self._tensors.items()
-        )
+        return self._metadata == other._metadata and self._held == other._held
 
-    __hash__ = None  # type: ignore[assignment]  # equal by content, and content may be large
+    __hash__ = None  # type: ignore[assignment]  # as in Held; content may be large
 
     def __repr__(self) -> str:
         head = "" if self.head is None else f" head {self.head}"
@@ -304,27 +263,7 @@ class KvTrace:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        tensors = {name: (kind, array) for name, (kind, array) in self._tensors.items()}
-        return _rebuild, (tensors, self._metadata.to_strings())
-
-
-def _place(found: container.Container, path: str, layer: int | None, head: int | None) -> layout.Place | None:
-    """The place asked for; InvalidSpec where it is not in the file, or where nothing is asked of a file of many."""
-    if None in found.places:
-        told = Metadata.from_strings(found.metadata) if layer is not None or head is not None else None
-        if told and (layer not in (None, told.layer) or head not in (None, told.head)):
-            raise InvalidSpec(f"{path}: holds layer {told.layer} head {told.head} alone, not {layer}, {head}")
-        return None
-    chosen = [
-        place for place in found.places if place is not None and layer in (None, place[0]) and head in (None, place[1])
-    ]
-    if len(chosen) != 1:
-        places = [place for place in found.places if place]
-        raise InvalidSpec(
-            f"{path}: holds {len(places)} traces, layers {places[0][0]}..{places[-1][0]}; give layer= and head= of one "
-            f"that is there (got {layer}, {head}), or open all with TraceSet.open"
-        )
-    return chosen[0]
+        return _rebuild, (dict(self._held.stored), self._metadata.to_strings())
 
 
 def _rebuild(tensors: dict[str, tuple[str, NDArray[Any]]], strings: dict[str, str]) -> KvTrace:

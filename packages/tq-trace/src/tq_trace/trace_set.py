@@ -68,14 +68,14 @@ class TraceSet:
         for (layer, head), trace in self._traces.items():
             if head is None:
                 raise InvalidSpec(f"layer {layer} has a trace without a head; one file of many needs its number")
-            trace._check_floats()
+            trace._held.check()
             own = {name: text for name, text in trace.metadata.to_strings().items() if name not in ("layer", "head")}
             if strings is not None and own != strings:
                 wrong = sorted(name for name in set(own) | set(strings) if own.get(name) != strings.get(name))
                 raise InvalidSpec(f"one file has one set of metadata; layer {layer} head {head} differs in {wrong}")
             strings = own
             start = layout.prefix((layer, head))
-            tensors |= {start + name: tensor for name, tensor in trace._tensors.items()}
+            tensors |= {start + name: tensor for name, tensor in trace._held.stored.items()}
         size = len(layout.encode_header(tensors, strings or {})[0]) - 8
         if size > layout.MAX_HEADER:
             raise InvalidSpec(f"{len(self)} traces make a header of {size} bytes, at most {layout.MAX_HEADER} are read")
@@ -143,7 +143,7 @@ class TraceSet:
         digest = hashlib.sha256()
         for trace in self:
             for name in layout.RANKS:
-                kind, array = trace._tensors[name]
+                kind, array = trace._held.stored[name]
                 digest.update(f"{trace.layer} {trace.head} {name} {kind} {array.shape}\n".encode())
                 digest.update(array.data if array.flags.c_contiguous else array.tobytes())
         return digest.hexdigest()
@@ -153,7 +153,7 @@ class TraceSet:
             return NotImplemented
         return self._traces == other._traces
 
-    __hash__ = None  # type: ignore[assignment]  # as KvTrace
+    __hash__ = None  # type: ignore[assignment]  # as in Held
 
     def __repr__(self) -> str:
         layers = self.layers
