@@ -1,36 +1,26 @@
 """Attention from packed codes against float64 attention over decoded rows, at every level that this machine runs."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import LEVELS, python
 
 from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch, TurboQuantError
 from tq_kernels_simd import SimdBackend, _simd
 from tq_kernels_simd.attention import PackedAttention, Partial, attend_floats, merge
 
-HERE = Path(__file__).resolve().parent
-LEVELS = [name for name, state in _simd.levels().items() if state == "ok"]
+ORACLE = Path(__file__).with_name("attention_oracle.py")
 BOUNDS = {"exact": 1e-4, "mixed": 2e-2, "integer": 2e-2}
 
 
 def found_by(level, group, accuracy, **environment):
     """What attention_oracle.py finds for a group of cases at a level, in a child process."""
-    command = [sys.executable, "-W", "error", str(HERE / "attention_oracle.py"), group, accuracy]
-    settings = {**os.environ, "TQ_ISA": level, **environment}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1200, check=False)
-    if done.returncode < 0:
-        pytest.fail(f"{group} at {level} died of {signal.Signals(-done.returncode).name}: {done.stderr}")
-    assert done.returncode == 0, f"{group} at {level} left with {done.returncode}: {done.stderr}"
-    found = json.loads(done.stdout)
+    found = json.loads(python(ORACLE, group, accuracy, TQ_ISA=level, **environment))
     assert found["level"] == level
     assert found["errors"]
     return found
