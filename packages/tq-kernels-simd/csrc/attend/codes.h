@@ -5,8 +5,7 @@
 #include <string.h>
 
 #include "attend/attend.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
 
 /* Bits a code has in the lowest plane: three bits are a plane of two and a plane of one. */
 #define TQ_WIDTH(bits) ((bits) == 3 ? 2 : (bits))

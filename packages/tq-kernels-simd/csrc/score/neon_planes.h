@@ -5,15 +5,14 @@
 #include <arm_neon.h>
 
 #include "score/score.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
+#include "specialize.h"
 
 typedef struct tables {
     uint8x16_t level[4];  /* by nibble: of its low code, and (1 and 2 bits) of the codes above */
     uint8x16_t spread[2]; /* 3 bits: the high bits of even and of odd codes, moved above the codes' low bits */
 } tables;
 
-ALWAYS tables tables_of(const tq_levels8 *levels, int bits) {
+INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
     int codes = bits < 3 ? 4 / bits : 1;
@@ -30,7 +29,7 @@ ALWAYS tables tables_of(const tq_levels8 *levels, int bits) {
 }
 
 /* The levels of 16 bytes by phase; `nibbles` are, for 3 bits, the high bits of each byte's four codes. */
-ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tables *t, uint8x16_t *out) {
+INLINE void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tables *t, uint8x16_t *out) {
     const uint8x16_t nibble = vdupq_n_u8(15);
     if (bits == 3) {
         const uint8x16_t pairs = vdupq_n_u8(0x33);
@@ -52,7 +51,7 @@ ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tab
 }
 
 /* The levels of 16 bytes at `low`; `high` is the second plane of 3 bits, half as many bytes. */
-ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t *out) {
+INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t *out) {
     uint8x16_t nibbles = vdupq_n_u8(0);
     if (bits == 3) {
         uint8x16_t y = vcombine_u8(vld1_u8(high), vdup_n_u8(0));
@@ -62,7 +61,7 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
 }
 
 /* Four registers of 32-bit lanes to their four sums. */
-ALWAYS int32x4_t sums_of(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+INLINE int32x4_t sums_of(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
     return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 }
 
@@ -75,7 +74,7 @@ typedef struct four_rows {
 } four_rows;
 
 /* Four rows times half a chunk: the query is loaded once for them, and by halves so that all stays in 32 registers. */
-ALWAYS void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *query, size_t at, four_rows *rows) {
+INLINE void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *query, size_t at, four_rows *rows) {
     int8x16_t asked[8];
     uint8x16_t level[8];
     for (int p = 0; p < (int)TQ_PHASES(bits); p++) asked[p] = vld1q_s8(query + 32 * p);
@@ -90,7 +89,7 @@ ALWAYS void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *
 }
 
 /* The slot scan8 for one width, with either level's way of multiplying; all of it becomes one loop. */
-ALWAYS void scan_bits(int bits, half_dot_of dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
+INLINE void scan_bits(int bits, half_dot_of dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
                       size_t chunks, int32_t *out) {
     const tables t = tables_of(levels, bits);
     const size_t stride = from->stride, step = 32 * TQ_PHASES(bits);
