@@ -4,8 +4,7 @@
 
 #include <immintrin.h>
 
-#include "score/score.h"
-#include "specialize.h"
+#include "score/nibbles.h"
 
 /* Tables of a byte shuffle, the same in both halves of a vector. */
 typedef struct tables {
@@ -20,15 +19,14 @@ INLINE __m256i both(const uint8_t *sixteen) {
 INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < codes; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> k * bits & ((1 << bits) - 1)];
+    for (int k = 0; k < TQ_IN_NIBBLE(bits); k++) {
+        tq_nibble_levels(levels, bits, k, bytes);
         made.level[k] = both(bytes);
     }
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 1) << 2 | (i & 4) << 4);
-    made.spread[0] = both(bytes);
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 2) << 1 | (i & 8) << 3);
-    made.spread[1] = both(bytes);
+    for (int k = 0; k < 2; k++) {
+        tq_nibble_spread(k, bytes);
+        made.spread[k] = both(bytes);
+    }
     return made;
 }
 
@@ -51,7 +49,7 @@ INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
         out[3] = _mm256_shuffle_epi8(t->level[0], _mm256_srli_epi16(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits; /* in a nibble */
+    const int codes = TQ_IN_NIBBLE(bits);
     __m256i first = _mm256_and_si256(x, nibble), second = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
     for (int k = 0; k < codes; k++) {
         out[k] = _mm256_shuffle_epi8(t->level[k], first);

@@ -3,8 +3,7 @@
 #include <immintrin.h>
 
 #include "levels.h"
-#include "score/score.h"
-#include "specialize.h"
+#include "score/nibbles.h"
 
 static tq_score_slots below; /* for rows too short for chunks of 64 bytes */
 
@@ -22,15 +21,14 @@ INLINE __m512i load(const void *at) { return _mm512_loadu_si512(at); }
 INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < codes; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> k * bits & ((1 << bits) - 1)];
+    for (int k = 0; k < TQ_IN_NIBBLE(bits); k++) {
+        tq_nibble_levels(levels, bits, k, bytes);
         made.level[k] = four(bytes);
     }
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 1) << 2 | (i & 4) << 4);
-    made.spread[0] = four(bytes);
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 2) << 1 | (i & 8) << 3);
-    made.spread[1] = four(bytes);
+    for (int k = 0; k < 2; k++) {
+        tq_nibble_spread(k, bytes);
+        made.spread[k] = four(bytes);
+    }
     return made;
 }
 
@@ -51,7 +49,7 @@ INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
         out[3] = _mm512_shuffle_epi8(t->level[0], _mm512_srli_epi16(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits;
+    const int codes = TQ_IN_NIBBLE(bits);
     __m512i first = _mm512_and_si512(x, nibble), second = _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble);
     for (int k = 0; k < codes; k++) {
         out[k] = _mm512_shuffle_epi8(t->level[k], first);
@@ -62,9 +60,13 @@ INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
 INLINE __m256i halves(__m512i x) { return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)); }
 
 /* Four vectors of 32-bit lanes to their four sums. */
-INLINE __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
-    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(halves(a), halves(b)), _mm256_hadd_epi32(halves(c), halves(d)));
+INLINE __m128i sums_of_256(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+}
+
+INLINE __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
+    return sums_of_256(halves(a), halves(b), halves(c), halves(d));
 }
 
 INLINE __m512i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m512i acc) {
@@ -139,11 +141,6 @@ INLINE __m256i half_dot(const uint8_t *low, const int8_t *query, __m256i table, 
     __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
     acc = _mm256_dpbusd_epi32(acc, even, _mm256_loadu_si256((const __m256i *)query));
     return _mm256_dpbusd_epi32(acc, odd, _mm256_loadu_si256((const __m256i *)(query + 64)));
-}
-
-INLINE __m128i sums_of_256(__m256i a, __m256i b, __m256i c, __m256i d) {
-    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
 /* 4 bits by halves of a chunk: one query waits for memory, and 32-byte loads wait less than 64-byte ones. */

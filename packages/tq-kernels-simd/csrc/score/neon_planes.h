@@ -4,8 +4,7 @@
 
 #include <arm_neon.h>
 
-#include "score/score.h"
-#include "specialize.h"
+#include "score/nibbles.h"
 
 typedef struct tables {
     uint8x16_t level[4];  /* by nibble: of its low code, and (1 and 2 bits) of the codes above */
@@ -15,14 +14,12 @@ typedef struct tables {
 INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < 4; k++) {
-        int shift = k < codes ? k * bits : 0;
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> shift & ((1 << bits) - 1)];
+    for (int k = 0; k < 4; k++) { /* those beyond are looked up by nobody */
+        tq_nibble_levels(levels, bits, k < TQ_IN_NIBBLE(bits) ? k : 0, bytes);
         made.level[k] = vld1q_u8(bytes);
     }
     for (int k = 0; k < 2; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i >> k & 1) << 2 | (i >> k & 4) << 4);
+        tq_nibble_spread(k, bytes);
         made.spread[k] = vld1q_u8(bytes);
     }
     return made;
@@ -42,7 +39,7 @@ INLINE void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tab
         out[3] = vqtbl1q_u8(t->level[0], vshrq_n_u8(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits; /* in a nibble */
+    const int codes = TQ_IN_NIBBLE(bits);
     uint8x16_t first = vandq_u8(x, nibble), second = vshrq_n_u8(x, 4);
     for (int k = 0; k < codes; k++) {
         out[k] = vqtbl1q_u8(t->level[k], first);
