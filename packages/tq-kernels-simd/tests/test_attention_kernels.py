@@ -157,6 +157,14 @@ def test_merge_refuses_parts_of_two_shapes(store):
         merge(parts)
 
 
+@pytest.mark.parametrize("name", ["maxima", "sums"])
+def test_merge_refuses_a_part_whose_numbers_do_not_fit_its_values(store, name):
+    door, arrays, _, queries = store
+    part = door.attend(**arrays, queries=queries, scale=0.2)
+    with pytest.raises(ShapeMismatch, match=r"maxima and sums of shape \(2, 2, 3\), got"):
+        merge([part, part._replace(**{name: getattr(part, name)[..., :1]})])
+
+
 def test_queries_that_see_nothing_have_sum_zero_and_output_zero(store):
     door, arrays, _, queries = store
     for options in ({"limits": np.array([[5, 5]] * 3)}, {"mask": np.zeros((3, 300), np.bool_)}):
@@ -239,6 +247,7 @@ BAD = {
         NotFinite,
         "queries must be finite, got nan",
     ),
+    "queries that are no array": ({"queries": [1.0]}, InvalidDtype, "queries must be an array, got <class 'list'>"),
     "float64 queries": ({"queries": np.zeros((2, 2, 3, 64))}, InvalidDtype, "queries must be float32"),
     "rows of another width": ({"key_packed": np.zeros((2, 300, 31), np.uint8)}, ShapeMismatch, "key_packed"),
     "rows apart": ({"key_packed": np.zeros((2, 600, 32), np.uint8)[:, ::2]}, ShapeMismatch, "contiguous"),
