@@ -3,6 +3,13 @@
 import pytest
 from children import LEVELS, in_child
 
+from tq_core.codebook import Codebook
+from tq_core.numpy_backend import NumpyBackend
+from tq_core.plan import ScalarPlan
+from tq_core.rotation import Rotation
+from tq_core.testing import samples
+from tq_kernels_simd import SimdBackend
+
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_passes_the_contract_suite_and_the_golden_vectors(level):
@@ -19,6 +26,14 @@ assert not wrong, wrong
 print(len(cases()))
 """
     assert int(in_child(code, level, TQ_ISA=level)) >= 30
+
+
+def test_codebooks_of_one_dim_and_width_are_kept_apart():
+    backend, rotation, x = SimdBackend(), Rotation(64, "hadamard", 7), samples(64)
+    for half in ((0.3, 1.2), (0.5, 1.5), (0.3, 1.2)):
+        plan = ScalarPlan(rotation, Codebook(64, 2, half), "unbiased", (1.0,), None, False)
+        for mine, expected in zip(backend.encode(plan, x), NumpyBackend().encode(plan, x), strict=True):
+            assert (mine is expected is None) or mine.tobytes() == expected.tobytes(), half
 
 
 @pytest.mark.parametrize("threads", [2, 5])
