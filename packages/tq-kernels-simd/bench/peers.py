@@ -1,4 +1,4 @@
-"""Top-10 search beside other libraries: same data, same bits, one thread, recall beside speed.
+"""Top-10 search and encoding beside other libraries: same data, same bits, one thread, recall beside speed.
 
 Peers are optional and imported from the environment at hand; one that is missing is said to be missing. Times are CPU
 times of the whole process, so a peer that starts threads is charged for them. Set OPENBLAS_NUM_THREADS=1,
@@ -135,6 +135,35 @@ def measure(kind: str, rows: int, dim: int, bits: int, counts: list[int], repeat
     return lines
 
 
+def measure_storing(rows: int, dim: int, bits: int, repeats: int) -> list[dict[str, Any]]:
+    """One line for each way to encode the rows: the codec, the kernel beneath it, and turbovec's `add` to an index."""
+    x, _ = vectors("isotropic", rows, 0, dim)
+    codec = VectorCodec(TurboQuantMSE(dim, bits, backend="simd"))
+    cases: dict[str, Callable[[], Any]] = {
+        "tq encode": partial(codec.encode, x),
+        "tq kernel": partial(codec.quantizer.backend.encode, codec.plan, x),
+    }
+    try:
+        library = importlib.import_module("turbovec")
+        cases["turbovec add"] = lambda: library.TurboQuantIndex(dim, bits).add(x)
+    except ImportError:
+        print("turbovec: not installed")
+    times = interleaved(cases, repeats)
+    return [
+        {
+            "data": "storing",
+            "dim": dim,
+            "bits": bits,
+            "rows": rows,
+            "library": name,
+            "ns_per_row": times.median(name) / rows,
+            "spread": times.spread(name),
+            "times_tq_encode": times.median(name) / times.median("tq encode"),
+        }
+        for name in cases
+    ]
+
+
 def main() -> None:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,6 +179,9 @@ def main() -> None:
         for dim in options.dims:
             for bits in options.bits:
                 lines += measure(kind, options.rows, dim, bits, options.queries, options.repeats)
+    for dim in options.dims:
+        for bits in options.bits:
+            lines += measure_storing(options.rows, dim, bits, options.repeats)
     save(lines, options.json)
 
 

@@ -14,7 +14,4 @@ extern const tq_attend_slots tq_attend_baseline;
 extern const tq_probe_slots tq_probe_baseline;
 extern const tq_trellis_slots tq_trellis_baseline;
 
-/* +1 or -1: the entry of the order-20 Hadamard matrix of docs/format.md. */
-int tq_paley_sign(int row, int column);
-
 #endif

@@ -5,15 +5,14 @@ prints JSON.
 Its time is limited in seconds of its own CPU, so that a busy machine fails nothing.
 """
 
-import ctypes
 import hashlib
 import json
-import mmap
 import resource
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
+from placed import at_odd_address, at_page_end
 
 from tq_core import TurboQuantMSE, VectorCodec
 from tq_kernels_simd import SimdBackend, _simd
@@ -213,22 +212,9 @@ def exponentials(_: str) -> dict[str, float]:
     return {"relative": float(worst)}
 
 
-def guarded(array: np.ndarray, kept: list[mmap.mmap]) -> np.ndarray:
-    """A copy that ends where a page begins that nobody may touch."""
-    page, size = mmap.PAGESIZE, -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, size + page)
-    kept.append(memory)
-    copy = np.frombuffer(memory, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
-    copy[...] = array
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + size), ctypes.c_size_t(page), 0) == 0
-    return copy
-
-
 def page_ends(accuracy: str) -> dict[str, float]:
     """Every array ends at a forbidden page; packed rows lie at odd addresses."""
     errors = {}
-    kept: list[mmap.mmap] = []
     for bits, dims, tokens in (
         ((4, 4), (32, 32), 67),
         ((3, 3), (96, 32), 61),
@@ -237,12 +223,11 @@ def page_ends(accuracy: str) -> dict[str, float]:
         ((7, 5), (33, 9), 66),
     ):
         store = make_store(*dims, bits, lanes=1, tokens=tokens)
-        packed = {name: guarded(array, kept) for name, array in store.packed.items()}
-        odd = np.zeros(packed["key_packed"].size + 1, np.uint8)[1:].reshape(packed["key_packed"].shape)
-        odd[...] = packed["key_packed"]
-        limits = guarded(np.array([[0, tokens], [tokens // 2, tokens]]), kept)
-        mask = guarded(np.ones((2, tokens), np.bool_), kept)
-        store = store._replace(packed={**packed, "key_packed": odd}, queries=guarded(store.queries, kept))
+        packed = {name: at_page_end(array) for name, array in store.packed.items()}
+        odd = at_odd_address(packed["key_packed"])
+        limits = at_page_end(np.array([[0, tokens], [tokens // 2, tokens]]))
+        mask = at_page_end(np.ones((2, tokens), np.bool_))
+        store = store._replace(packed={**packed, "key_packed": odd}, queries=at_page_end(store.queries))
         errors[f"{bits} {dims}"] = error_of(store, accuracy, limits=limits, mask=mask)
         errors[f"{bits} {dims} end"] = error_of(store._replace(packed=packed), accuracy)
     return errors

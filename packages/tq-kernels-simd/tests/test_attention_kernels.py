@@ -1,36 +1,26 @@
 """Attention from packed codes against float64 attention over decoded rows, at every level that this machine runs."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import LEVELS, python
 
 from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch, TurboQuantError
 from tq_kernels_simd import SimdBackend, _simd
 from tq_kernels_simd.attention import PackedAttention, Partial, attend_floats, merge
 
-HERE = Path(__file__).resolve().parent
-LEVELS = [name for name, state in _simd.levels().items() if state == "ok"]
+ORACLE = Path(__file__).with_name("attention_oracle.py")
 BOUNDS = {"exact": 1e-4, "mixed": 2e-2, "integer": 2e-2}
 
 
 def found_by(level, group, accuracy, **environment):
     """What attention_oracle.py finds for a group of cases at a level, in a child process."""
-    command = [sys.executable, "-W", "error", str(HERE / "attention_oracle.py"), group, accuracy]
-    settings = {**os.environ, "TQ_ISA": level, **environment}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=1200, check=False)
-    if done.returncode < 0:
-        pytest.fail(f"{group} at {level} died of {signal.Signals(-done.returncode).name}: {done.stderr}")
-    assert done.returncode == 0, f"{group} at {level} left with {done.returncode}: {done.stderr}"
-    found = json.loads(done.stdout)
+    found = json.loads(python(ORACLE, group, accuracy, TQ_ISA=level, **environment))
     assert found["level"] == level
     assert found["errors"]
     return found
@@ -167,6 +157,14 @@ def test_merge_refuses_parts_of_two_shapes(store):
         merge(parts)
 
 
+@pytest.mark.parametrize("name", ["maxima", "sums"])
+def test_merge_refuses_a_part_whose_numbers_do_not_fit_its_values(store, name):
+    door, arrays, _, queries = store
+    part = door.attend(**arrays, queries=queries, scale=0.2)
+    with pytest.raises(ShapeMismatch, match=r"maxima and sums of shape \(2, 2, 3\), got"):
+        merge([part, part._replace(**{name: getattr(part, name)[..., :1]})])
+
+
 def test_queries_that_see_nothing_have_sum_zero_and_output_zero(store):
     door, arrays, _, queries = store
     for options in ({"limits": np.array([[5, 5]] * 3)}, {"mask": np.zeros((3, 300), np.bool_)}):
@@ -249,6 +247,7 @@ BAD = {
         NotFinite,
         "queries must be finite, got nan",
     ),
+    "queries that are no array": ({"queries": [1.0]}, InvalidDtype, "queries must be an array, got <class 'list'>"),
     "float64 queries": ({"queries": np.zeros((2, 2, 3, 64))}, InvalidDtype, "queries must be float32"),
     "rows of another width": ({"key_packed": np.zeros((2, 300, 31), np.uint8)}, ShapeMismatch, "key_packed"),
     "rows apart": ({"key_packed": np.zeros((2, 600, 32), np.uint8)[:, ::2]}, ShapeMismatch, "contiguous"),

@@ -1,9 +1,8 @@
 """Whatever is wrong with an argument, the error is typed, names the argument, and comes before anything is written."""
 
 import datetime
-import importlib.util
-from pathlib import Path
 
+import calls
 import numpy as np
 import pytest
 
@@ -13,15 +12,11 @@ from tq_core.rotation import Rotation
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
-SPEC = importlib.util.spec_from_file_location("tq_kernels_simd_calls", Path(__file__).with_name("calls.py"))
-CALLS = importlib.util.module_from_spec(SPEC)  # its tables are needed before any fixture exists
-SPEC.loader.exec_module(CALLS)
-
-METHODS, OUTPUTS, INTEGERS = CALLS.METHODS, CALLS.OUTPUTS, CALLS.INTEGERS
-PLACES = [(method, name) for method in METHODS for name in CALLS.ARRAYS[method]]
+METHODS, OUTPUTS, INTEGERS = calls.METHODS, calls.OUTPUTS, calls.INTEGERS
+PLACES = [(method, name) for method in METHODS for name in calls.ARRAYS[method]]
 OUTPUT_PLACES = [(method, name) for method in METHODS for name in OUTPUTS[method]]
 ANY_LENGTH = [("probe_read", "buffer"), ("plan", "plan")]
-GOOD = {method: CALLS.good_call(method) for method in METHODS}
+GOOD = {method: calls.good_call(method) for method in METHODS}
 ITEMSIZE = {(method, name): GOOD[method][name].itemsize for method, name in PLACES}
 SHAPE = "must (be a C-contiguous array of|have the) shape|must have a multiple of 8 numbers"
 
@@ -71,7 +66,7 @@ FAULTS = {
 
 def refused(method, name, value, error, match):
     """The call with that argument raises, and no output has changed."""
-    call = CALLS.good_call(method)
+    call = calls.good_call(method)
     before = {output: call[output].copy() for output in OUTPUTS[method]}
     call_with = {**call, name: value(call[name]) if callable(value) else value}
     with pytest.raises(error, match=match) as caught:
@@ -83,10 +78,10 @@ def refused(method, name, value, error, match):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_good_call_is_good(method):
-    call = CALLS.good_call(method)
+    call = calls.good_call(method)
     before = {output: call[output].copy() for output in OUTPUTS[method]}
     result = getattr(_simd, method)(*call.values())
-    assert (result is not None) == (method in CALLS.RETURNING)
+    assert (result is not None) == (method in calls.RETURNING)
     for output, held in before.items():
         assert not np.array_equal(call[output], held)
 
@@ -94,16 +89,16 @@ def test_the_good_call_is_good(method):
 def test_every_function_and_argument_is_tested_here():
     assert set(METHODS) == {name for name, value in vars(_simd).items() if callable(value)} - {"level", "levels"}
     for method, call in GOOD.items():
-        kinds = [*CALLS.ARRAYS[method], *CALLS.PLANS.get(method, [])]
-        kinds += [name for owner, name in [*INTEGERS, *CALLS.FLOATS] if owner == method]
+        kinds = [*calls.ARRAYS[method], *calls.PLANS.get(method, [])]
+        kinds += [name for owner, name in [*INTEGERS, *calls.FLOATS] if owner == method]
         assert sorted(kinds) == sorted(call), method
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(("method", "name"), PLACES)
 def test_a_bad_array_is_refused(method, name, fault):
-    if fault == "None" and (method, name) in CALLS.OPTIONAL:
-        call = CALLS.good_call(method)
+    if fault == "None" and (method, name) in calls.OPTIONAL:
+        call = calls.good_call(method)
         assert getattr(_simd, method)(*{**call, name: None}.values()) is None
         return
     spoil, error, message = FAULTS[fault]
@@ -148,7 +143,7 @@ def test_an_output_or_a_store_between_items_is_refused(method, name):
     ("method", "name"), [p for p in PLACES if ITEMSIZE[p] > 1 and p not in OUTPUT_PLACES and p[0] != "attend"]
 )
 def test_an_input_between_items_is_read_all_the_same(method, name):
-    call, other = CALLS.good_call(method), CALLS.good_call(method)
+    call, other = calls.good_call(method), calls.good_call(method)
     getattr(_simd, method)(*call.values())
     getattr(_simd, method)(*{**other, name: misaligned(other[name])}.values())
     for output in OUTPUTS[method]:
@@ -157,7 +152,7 @@ def test_an_input_between_items_is_read_all_the_same(method, name):
 
 @pytest.mark.parametrize("dtype", ["e", "f", "d"])
 def test_rows_between_items_encode_to_the_same_codes(dtype):
-    call, other = CALLS.good_call("encode"), CALLS.good_call("encode")
+    call, other = calls.good_call("encode"), calls.good_call("encode")
     x = call["x"].astype(dtype)
     _simd.encode(*{**call, "x": x}.values())
     _simd.encode(*{**other, "x": misaligned(x)}.values())
@@ -165,7 +160,7 @@ def test_rows_between_items_encode_to_the_same_codes(dtype):
         assert np.array_equal(call[output], other[output])
 
 
-@pytest.mark.parametrize(("method", "name"), [(method, name) for method in CALLS.PLANS for name in CALLS.PLANS[method]])
+@pytest.mark.parametrize(("method", "name"), [(method, name) for method in calls.PLANS for name in calls.PLANS[method]])
 @pytest.mark.parametrize(
     "plan",
     [None, b"bytes", 3, datetime.datetime_CAPI],
@@ -186,7 +181,7 @@ def test_an_integer_out_of_range_is_refused(method, name, value):
 @pytest.mark.parametrize(
     "value", [np.nan, np.inf, -np.inf, 1e39, 1 << 2000, "1", None, [1.0]], ids=lambda x: repr(x)[:9]
 )
-@pytest.mark.parametrize(("method", "name"), sorted(CALLS.FLOATS))
+@pytest.mark.parametrize(("method", "name"), sorted(calls.FLOATS))
 def test_a_number_that_is_not_finite_is_refused(method, name, value):
     refused(method, name, value, InvalidSpec, f"^{name} must be a finite number")
 
@@ -203,11 +198,11 @@ def test_a_wrong_number_of_arguments_is_refused(method):
             getattr(_simd, method)(*given)
 
 
-BARE = "a bare rotation", pack_rotation(CALLS.scalar_plan().rotation)
-DENSE = "a dense rotation", pack_plan(CALLS.scalar_plan()._replace(rotation=Rotation(64, "dense", 1)))
-PROD = "a plan with a sketch", pack_plan(CALLS.scalar_plan(sketch="gaussian"))
-SKETCH = "a bare sketch", pack_sketch(CALLS.scalar_plan(sketch="hadamard").sketch)
-STAGE = "a plan without a sketch", pack_plan(CALLS.scalar_plan())
+BARE = "a bare rotation", pack_rotation(calls.scalar_plan().rotation)
+DENSE = "a dense rotation", pack_plan(calls.scalar_plan()._replace(rotation=Rotation(64, "dense", 1)))
+PROD = "a plan with a sketch", pack_plan(calls.scalar_plan(sketch="gaussian"))
+SKETCH = "a bare sketch", pack_sketch(calls.scalar_plan(sketch="hadamard").sketch)
+STAGE = "a plan without a sketch", pack_plan(calls.scalar_plan())
 NO_STAGE = "must be a plan with a codebook and without a sketch"
 PURPOSES = [
     ("rotate", "plan", DENSE, "this plan has no rounds to rotate with"),
@@ -224,7 +219,7 @@ PURPOSES = [
     *[
         (method, name, plan, f"^{name} {NO_STAGE}")
         for method in ("attend", "attend_workspace")
-        for name in CALLS.PLANS[method]
+        for name in calls.PLANS[method]
         for plan in (BARE, PROD, SKETCH)
     ],
 ]
@@ -240,7 +235,7 @@ def test_a_plan_of_another_purpose_is_refused(method, name, plan, message):
 @pytest.mark.parametrize("search", [0, 3])
 def test_rows_that_the_front_door_refuses_still_give_codes(value, bits, search):
     """NaN and infinity never reach the module through tq_core; if they do, nothing outside its tables is read."""
-    plan = CALLS.scalar_plan(100, bits, search=search)
+    plan = calls.scalar_plan(100, bits, search=search)
     x = np.ones((3, 100), np.float32)
     x[1, 7], x[2] = value, value
     packed, scales = np.zeros((3, plan.row_bytes), np.uint8), np.zeros(3, np.float32)

@@ -3,6 +3,7 @@
 import math
 import struct
 
+import calls
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def with_item(plan, name, index, value, kind):
 
 
 @pytest.fixture(scope="module")
-def plans(calls):
+def plans():
     """Good plan buffers: blocks with permutations, a power of two with a search, and both sketches."""
     return {
         "blocks": plan_bytes(calls.scalar_plan(100, 3)),

@@ -3,12 +3,21 @@
 import platform
 from pathlib import Path
 
+import numpy as np
 import pytest
+from children import LEVELS, in_child, main, passes_at
+from placed import at_page_end, at_page_start
 
+from tq_core.codebook import codebook, codebook_of
+from tq_core.numpy_backend import NumpyBackend
+from tq_core.plan import ScalarPlan, scale_candidates
+from tq_core.rotation import Rotation
+from tq_core.sketch import Sketch
+from tq_core.testing import samples
 from tq_kernels_simd import _simd
+from tq_kernels_simd.plan import pack_plan, pack_sketch
 
 STATES = _simd.levels()
-RUNNING = [name for name, state in STATES.items() if state == "ok"]
 
 # What /proc/cpuinfo calls the parts of each level.
 FLAGS = {
@@ -19,109 +28,99 @@ FLAGS = {
     "dotprod": {"asimd", "asimddp"},
 }
 
-# Every array ends at, or begins behind, a page that nobody may touch; results are compared with numpy's.
-WORK = """
-import ctypes, mmap, sys
-import numpy as np
-from tq_core.codebook import codebook, codebook_of
-from tq_core.numpy_backend import NumpyBackend
-from tq_core.plan import ScalarPlan, scale_candidates
-from tq_core.rotation import Rotation
-from tq_core.sketch import Sketch
-from tq_core.testing import samples
-from tq_kernels_simd import _simd
-from tq_kernels_simd.plan import pack_plan
+REFERENCE = NumpyBackend()
+DIMS = (2, 3, 7, 8, 9, 15, 16, 17, 20, 31, 33, 63, 64, 65, 96, 100, 127, 128, 129, 200, 257)
+PLACES = at_page_end, at_page_start  # every array of a call lies there; results are compared with numpy's
 
-assert _simd.level() == sys.argv[1], _simd.level()
-PAGE = mmap.PAGESIZE
-mprotect = ctypes.CDLL(None, use_errno=True).mprotect
-mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-kept = []
 
-def guarded(array, at_end):
-    size = (array.nbytes + PAGE - 1) // PAGE * PAGE
-    memory = mmap.mmap(-1, size + 2 * PAGE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    start = PAGE + size - array.nbytes if at_end else PAGE
-    held = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
-    held[...] = array
-    for page in (address, address + PAGE + size):
-        assert mprotect(page, PAGE, 0) == 0
-    kept.append(memory)
-    return held
+def check_codes():
+    for dim in DIMS:
+        rotation, rows = Rotation(dim, "hadamard", 7), samples(dim)[:11]
+        for bits in (1, 2, 3, 4, 5, 6, 7, 8, 2.25, 2.5, 3.25, 3.5):
+            candidates = scale_candidates(dim, 3 if bits in (3, 2.5, 3.25) else 0)
+            plan = ScalarPlan(rotation, codebook_of(dim, bits), "unbiased", candidates, None, False)
+            for dtype in (np.float16, np.float32, np.float64) if bits == 4 else (np.float32,):
+                for place in PLACES:
+                    compare_codes(plan, rows.astype(dtype), place)
 
-reference = NumpyBackend()
-for dim in (2, 3, 7, 8, 9, 15, 16, 17, 20, 31, 33, 63, 64, 65, 96, 100, 127, 128, 129, 200, 257):
-    rotation = Rotation(dim, "hadamard", 7)
-    for bits in (1, 2, 3, 4, 5, 6, 7, 8, 2.25, 2.5, 3.25, 3.5):
-        search = 3 if bits in (3, 2.5, 3.25) else 0
-        plan = ScalarPlan(rotation, codebook_of(dim, bits), "unbiased", scale_candidates(dim, search), None, False)
-        capsule = pack_plan(plan)
-        rows = samples(dim)[:11]
-        for dtype in (np.float16, np.float32, np.float64) if bits == 4 else (np.float32,):
-            packed, scales, _ = reference.encode(plan, rows.astype(dtype))
-            for at_end in (True, False):
-                x = guarded(rows.astype(dtype), at_end)
-                got = guarded(np.zeros_like(packed), at_end), guarded(np.zeros_like(scales), at_end)
-                _simd.encode(capsule, x, *got, None, 1)
-                assert got[0].tobytes() == packed.tobytes() and got[1].tobytes() == scales.tobytes(), (dim, bits, dtype)
-                out = guarded(np.zeros((11, dim), np.float32), at_end)
-                _simd.decode(capsule, *got, out, 1)
-                expected = reference.decode(plan, packed, scales, None)
-                assert np.allclose(out, expected, rtol=1e-4, atol=1e-5), (dim, bits)
-                _simd.rotate(capsule, guarded(rows, at_end), out, 0, 1)
-                assert out.tobytes() == reference.rotate(rotation, rows).tobytes(), dim
-        kept.clear()
-    for kind in ("gaussian", "hadamard"):
-        sketch = Sketch(dim, dim, kind, 5)
-        plan = ScalarPlan(rotation, codebook(dim, 3), "unbiased", scale_candidates(dim, 0), sketch, False)
-        capsule, numbers = pack_plan(plan), reference.encode(plan, rows)
-        queries = samples(dim, 1)[:3]
+
+def compare_codes(plan, rows, place):
+    where = plan.dim, plan.codebook.bits, rows.dtype
+    capsule, (packed, scales, _) = pack_plan(plan), REFERENCE.encode(plan, rows)
+    got = place(np.zeros_like(packed)), place(np.zeros_like(scales))
+    _simd.encode(capsule, place(rows), *got, None, 1)
+    assert got[0].tobytes() == packed.tobytes(), where
+    assert got[1].tobytes() == scales.tobytes(), where
+    out = place(np.zeros(rows.shape, np.float32))
+    _simd.decode(capsule, *got, out, 1)
+    assert np.allclose(out, REFERENCE.decode(plan, packed, scales, None), rtol=1e-4, atol=1e-5), where
+    narrow = rows.astype(np.float32)
+    _simd.rotate(capsule, place(narrow), out, 0, 1)
+    assert out.tobytes() == REFERENCE.rotate(plan.rotation, narrow).tobytes(), where
+
+
+def check_scores():
+    for dim in DIMS:
+        rotation = Rotation(dim, "hadamard", 7)
+        for kind in ("gaussian", "hadamard"):
+            sketch = Sketch(dim, dim, kind, 5)
+            plan = ScalarPlan(rotation, codebook(dim, 3), "unbiased", scale_candidates(dim, 0), sketch, False)
+            numbers, queries = REFERENCE.encode(plan, samples(dim)[:11]), samples(dim, 1)[:3]
+            for place in PLACES:
+                compare_scores(plan, numbers, queries, place)
+
+
+def compare_scores(plan, numbers, queries, place):
+    where = plan.dim, plan.sketch.kind
+    expected = REFERENCE.scores(plan, *numbers, queries)
+    capsule, stored = pack_plan(plan), [place(array) for array in numbers]
+    asked, mask = place(REFERENCE.rotate(plan.rotation, queries)), place(np.arange(11) != 4)
+    for accuracy in (0, 1, 2):
+        scores = place(np.zeros((3, 11), np.float32))
+        found = [place(np.zeros((3, 5), dtype)) for dtype in (np.float32, np.int64)]
+        _simd.scores(capsule, *stored, asked, scores, accuracy, 1)
+        _simd.search(capsule, *stored, asked, mask, 5, accuracy, *found, 1)
+        assert np.array_equal(found[0], -np.sort(-scores[:, mask])[:, :5]), (where, accuracy)
+        assert np.array_equal(found[0], np.take_along_axis(scores, found[1], 1)), (where, accuracy)
+        assert accuracy or np.allclose(scores, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()), where
+
+
+def check_sketches():
+    for dim in DIMS:
         residuals = np.random.default_rng(dim).integers(-9999, 9999, (11, dim))
-        expected = reference.scores(plan, *numbers, queries), reference.sketch(sketch, residuals)
-        tolerance = 1e-5 * np.abs(expected[0]).max()
-        for at_end in (True, False):
-            stored = [guarded(array, at_end) for array in numbers]
-            asked = guarded(reference.rotate(rotation, queries), at_end)
-            mask = guarded(np.arange(11) != 4, at_end)
-            for accuracy in (0, 1, 2):
-                scores = guarded(np.zeros((3, 11), np.float32), at_end)
-                found = [guarded(np.zeros((3, 5), dtype), at_end) for dtype in (np.float32, np.int64)]
-                _simd.scores(capsule, *stored, asked, scores, accuracy, 1)
-                _simd.search(capsule, *stored, asked, mask, 5, accuracy, *found, 1)
-                assert np.array_equal(found[0], -np.sort(-scores[:, mask])[:, :5]), (dim, kind, accuracy)
-                assert np.array_equal(found[0], np.take_along_axis(scores, found[1], 1)), (dim, kind, accuracy)
-                assert accuracy or np.allclose(scores, expected[0], rtol=1e-4, atol=tolerance), (dim, kind)
-            signs = guarded(np.zeros((11, (dim + 7) // 8), np.uint8), at_end)
-            _simd.sketch(capsule, guarded(residuals, at_end), signs, 1)
-            assert signs.tobytes() == expected[1].tobytes(), (dim, kind)
-        kept.clear()
-print("done")
-"""
+        for sketch in (Sketch(dim, dim, kind, 5) for kind in ("gaussian", "hadamard")):
+            for place in PLACES:
+                signs = place(np.zeros((11, (dim + 7) // 8), np.uint8))
+                _simd.sketch(pack_sketch(sketch), place(residuals), signs, 1)
+                assert signs.tobytes() == REFERENCE.sketch(sketch, residuals).tobytes(), (dim, sketch.kind)
+
+
+CHECKS = {claim.__name__: claim for claim in (check_codes, check_scores, check_sketches)}
 
 
 @pytest.mark.parametrize("level", STATES)
-def test_a_level_stays_inside_its_buffers_and_agrees_with_numpy(level, in_child):
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_level_stays_inside_its_buffers_and_agrees_with_numpy(level, name):
     if STATES[level] != "ok":
         pytest.skip(f"level {level}: {STATES[level]}")
-    assert in_child(WORK, level, TQ_ISA=level).strip() == "done"
+    assert passes_at(level, __file__, name)
 
 
-def test_a_killed_child_is_reported_by_its_signal(in_child):
+def test_a_killed_child_is_reported_by_its_signal():
     with pytest.raises(pytest.fail.Exception, match="died of SIGILL"):
         in_child("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
 
 
-def test_the_best_level_that_runs_is_chosen(in_child):
+def test_the_best_level_that_runs_is_chosen():
     code = "from tq_kernels_simd import _simd; print(_simd.level())"
-    assert in_child(code).strip() == RUNNING[-1]
-    assert in_child(code, TQ_ISA="").strip() == RUNNING[-1]
+    assert in_child(code).strip() == LEVELS[-1]
+    assert in_child(code, TQ_ISA="").strip() == LEVELS[-1]
 
 
 @pytest.mark.parametrize("cap", STATES)
-def test_a_cap_is_never_exceeded(cap, in_child):
+def test_a_cap_is_never_exceeded(cap):
     names = list(STATES)
-    below = [name for name in names[: names.index(cap) + 1] if name in RUNNING]
+    below = [name for name in names[: names.index(cap) + 1] if name in LEVELS]
     code = "from tq_kernels_simd import _simd; print(_simd.level())"
     assert in_child(code, TQ_ISA=cap).strip() == below[-1]
 
@@ -145,7 +144,7 @@ with warnings.catch_warnings(record=True) as caught:
 """
 
 
-def test_an_unknown_level_is_an_import_error_and_an_unavailable_backend(in_child):
+def test_an_unknown_level_is_an_import_error_and_an_unavailable_backend():
     first, second, third, fourth = in_child(NONSENSE, TQ_ISA="nonsense").splitlines()
     reason = f"TQ_ISA=nonsense names no level of this build; it has {', '.join(STATES)}"
     assert first == reason
@@ -154,8 +153,8 @@ def test_an_unknown_level_is_an_import_error_and_an_unavailable_backend(in_child
     assert fourth == reason
 
 
-@pytest.mark.parametrize("level", RUNNING)
-def test_the_report_names_the_level_and_the_reason(level, in_child):
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_report_names_the_level_and_the_reason(level):
     text = in_child("import tq_core; print(tq_core.report())", TQ_ISA=level)
     assert "auto resolves to 'simd': the simd kernels are installed and run here" in text
     for operation in ("rotate", "unrotate", "encode", "decode", "scores"):
@@ -170,7 +169,7 @@ def test_the_levels_agree_with_proc_cpuinfo():
     lines = [line.split(":")[1] for line in path.read_text().splitlines() if line.startswith(("flags", "Features"))]
     if not lines:
         pytest.skip("/proc/cpuinfo lists no flags on this processor")
-    assert {name for name in STATES if FLAGS[name] <= set(lines[0].split())} == set(RUNNING)
+    assert {name for name in STATES if FLAGS[name] <= set(lines[0].split())} == set(LEVELS)
 
 
 def test_the_build_has_the_levels_of_its_platform():
@@ -188,3 +187,7 @@ def test_a_level_that_cannot_run_says_what_is_missing():
     for name, state in lacking.items():
         assert state.startswith("this machine lacks "), name
     assert STATES["baseline"] == "ok"
+
+
+if __name__ == "__main__":
+    main(CHECKS)

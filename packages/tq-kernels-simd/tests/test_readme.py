@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import in_child
 
 PACKAGE = Path(__file__).parents[1]
 README = PACKAGE / "README.md"
@@ -18,7 +19,7 @@ def text():
     return README.read_text()
 
 
-def test_the_readme_runs(text, in_child):
+def test_the_readme_runs(text):
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     printed = in_child("\n".join(blocks))

@@ -2,12 +2,12 @@
 
 import contextlib
 import gc
-import importlib.util
 import os
 import struct
 import sys
 from pathlib import Path
 
+import calls
 import numpy as np
 import pytest
 
@@ -15,11 +15,7 @@ from tq_core import TurboQuantError
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import plan_bytes
 
-SPEC = importlib.util.spec_from_file_location("tq_kernels_simd_calls", Path(__file__).with_name("calls.py"))
-CALLS = importlib.util.module_from_spec(SPEC)  # its tables are needed before any fixture exists
-SPEC.loader.exec_module(CALLS)
-
-METHODS = CALLS.METHODS
+METHODS = calls.METHODS
 REPEATS = 20
 BAD = (
     None,
@@ -46,13 +42,13 @@ class Index:
 def is_fine(method, name, bad):
     """Whether the value, bad for most arguments, is a good one here."""
     if bad is None:
-        return (method, name) in CALLS.OPTIONAL
-    return (method, name) in CALLS.FLOATS and np.ndim(bad) == 0 and not isinstance(bad, str)
+        return (method, name) in calls.OPTIONAL
+    return (method, name) in calls.FLOATS and np.ndim(bad) == 0 and not isinstance(bad, str)
 
 
 def good_arguments(method):
     """The arguments of a good call, the integers wrapped."""
-    call = CALLS.good_call(method)
+    call = calls.good_call(method)
     return [Index(value) if isinstance(value, int) else value for value in call.values()]
 
 
@@ -82,7 +78,7 @@ def test_a_good_call_keeps_no_reference(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_refused_call_keeps_no_reference(method):
     """Each argument in turn is each bad value, so that every error path after every acquired buffer is taken."""
-    good, names = good_arguments(method), list(CALLS.good_call(method))
+    good, names = good_arguments(method), list(calls.good_call(method))
     held = [*good, *BAD]
     before, nones = counts(held), sys.getrefcount(None)
     refused = tried = 0
@@ -113,7 +109,7 @@ def test_a_wrong_count_keeps_no_reference(method):
 
 
 def test_a_plan_keeps_no_reference_to_its_buffer():
-    buffer = bytearray(plan_bytes(CALLS.scalar_plan()))
+    buffer = bytearray(plan_bytes(calls.scalar_plan()))
     before = sys.getrefcount(buffer)
     plan = _simd.plan(buffer)
     assert sys.getrefcount(buffer) == before
@@ -125,14 +121,14 @@ def test_a_plan_keeps_no_reference_to_its_buffer():
     buffer.append(0)
 
 
-SPOILED = [(method, name) for method in METHODS for name in (None, *CALLS.good_call(method)) if CALLS.ARRAYS[method]]
+SPOILED = [(method, name) for method in METHODS for name in (None, *calls.good_call(method)) if calls.ARRAYS[method]]
 
 
 @pytest.mark.parametrize(("method", "spoiled"), SPOILED)
 def test_no_export_is_left_behind(method, spoiled):
-    call = CALLS.good_call(method)
+    call = calls.good_call(method)
     memories = {}
-    for name in CALLS.ARRAYS[method]:
+    for name in calls.ARRAYS[method]:
         memories[name] = bytearray(call[name].tobytes())
         with memoryview(memories[name]) as view:
             call[name] = view.cast(
@@ -150,7 +146,7 @@ def test_no_export_is_left_behind(method, spoiled):
 
 
 def test_an_aligned_copy_is_given_back_with_its_buffer():
-    call = CALLS.good_call("decode")
+    call = calls.good_call("decode")
     memory = bytearray(1 + call["scales"].nbytes)
     view = np.frombuffer(memory, np.float32, offset=1)
     for out in (call["out"], None):
@@ -173,11 +169,11 @@ def test_nothing_is_leaked():
     """3000 plans of 36 kB, good and refused ones, and copies of 64 kB rows: over 100 MB if one kind were kept."""
     if "libasan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer keeps freed memory in quarantine")
-    good = plan_bytes(CALLS.scalar_plan(1024, 4))
+    good = plan_bytes(calls.scalar_plan(1024, 4))
     bad = bytearray(good)
     (candidates,) = struct.unpack_from("=q", good, 8 * 17)  # the offset of the last array that is checked
     bad[candidates : candidates + 4] = bytes(4)
-    call = CALLS.good_call("rotate")
+    call = calls.good_call("rotate")
     call["x"] = np.frombuffer(bytearray(1 + 4 * 64 * 256), np.float32, offset=1).reshape(256, 64)
     call["out"] = np.zeros((256, 64), np.float32)
 
@@ -202,7 +198,7 @@ def test_no_call_keeps_its_scratch(method):
     """4000 calls, of which every second one is refused at its last argument: over 8 MB if 4 kB of one were kept."""
     if "libasan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer keeps freed memory in quarantine")
-    good = list(CALLS.good_call(method).values())
+    good = list(calls.good_call(method).values())
     bad = [*good[:-1], object()]
 
     def work(times):

@@ -3,14 +3,10 @@
 This file is also the program that runs in a child process at one level.
 """
 
-import ctypes
-import mmap
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from children import LEVELS, main, passes_at
+from placed import at_odd_address, at_page_end
 
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.rotation import Rotation
@@ -18,32 +14,8 @@ from tq_core.testing import samples
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_rotation
 
-LEVELS = [name for name, state in _simd.levels().items() if state == "ok"]
 LARGE = (320, 384, 480, 576, 640, 768, 960, 1000, 1024, 1280, 1536, 2048, 3072, 4096)
 REFERENCE = NumpyBackend()
-
-
-def at_page_end(array):
-    """A copy of the array that ends where readable memory ends."""
-    page = mmap.PAGESIZE
-    size = (array.nbytes + page - 1) // page * page
-    memory = mmap.mmap(-1, size + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    assert protect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0, os.strerror(ctypes.get_errno())
-    flat = np.frombuffer(memory, np.uint8, array.nbytes, size - array.nbytes)
-    copy = flat.view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def at_odd_address(array):
-    """A copy of the array at an address that only its dtype aligns."""
-    room = np.zeros(array.size + 32, array.dtype)
-    skipped = next(i for i in range(1, 32) if (room.ctypes.data + i * array.itemsize) % 16 == 4)
-    copy = room[skipped : skipped + array.size].reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def rows_of(dim):
@@ -104,12 +76,8 @@ CHECKS = {claim.__name__: claim for claim in (check_dims, check_places, check_ro
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_level_rotates_as_numpy_does(level, name):
-    environment = {**os.environ, "TQ_ISA": level}
-    child = subprocess.run([sys.executable, __file__, name], env=environment, capture_output=True, text=True)
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.split() == [level], "the child ran another level"
+    assert passes_at(level, __file__, name)
 
 
 if __name__ == "__main__":
-    CHECKS[sys.argv[1]]()
-    print(_simd.level())  # noqa: T201
+    main(CHECKS)

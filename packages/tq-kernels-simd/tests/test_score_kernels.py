@@ -1,16 +1,14 @@
 """Scores of packed rows: exact ones against float64, integer ones within their error, all levels alike."""
 
 import copy
-import ctypes
 import functools
 import hashlib
-import mmap
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from children import OTHER_LEVELS, python, rerun
+from placed import at_page_end
 
 from tq_core import TurboQuantError, TurboQuantMSE, TurboQuantProd, VectorCodec, errors, packing
 from tq_core.codebook import codebook
@@ -24,7 +22,6 @@ from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
 DIMS = (2, 3, 7, 8, 9, 15, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 384, 513, 1025)
 EXACT, INT16, INT8 = 0, 1, 2
-OTHER_LEVELS = [name for name, state in _simd.levels().items() if state == "ok" and name != _simd.level()]
 
 
 @functools.cache
@@ -161,31 +158,20 @@ def test_float16_numbers_score_as_their_float32_values(accuracy):
 @pytest.mark.parametrize("accuracy", [EXACT, INT16, INT8])
 def test_nothing_is_read_beyond_the_rows(accuracy):
     """Rows at every alignment that end where an unreadable page begins: a read beyond them would be a signal."""
-    page = mmap.PAGESIZE
-    area = mmap.mmap(-1, 4 * page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(ctypes.c_void_p(start + 3 * page), page, 0) == 0
-    try:
-        view = np.frombuffer(area, np.uint8)
-        for dim, bits, kind in (
-            (2, 1, None),
-            (9, 3, None),
-            (33, 4, "gaussian"),
-            (100, 2, None),
-            (128, 7, None),
-            (129, 3, None),
-        ):
-            plan, queries = plan_of(dim, bits, kind), queries_of(dim, 3)
-            for rows in (1, 4, 7):
-                packed, scales, gammas = packed_rows(plan, rows)
-                at_end = view[3 * page - packed.size : 3 * page].reshape(packed.shape)
-                at_end[:] = packed
-                for some in (queries[:1], queries):
-                    found = scored(plan, (at_end, scales, gammas), some, accuracy)
-                    assert (found == scored(plan, (packed, scales, gammas), some, accuracy)).all()
-    finally:
-        libc.mprotect(ctypes.c_void_p(start + 3 * page), page, mmap.PROT_READ | mmap.PROT_WRITE)
+    for dim, bits, kind in (
+        (2, 1, None),
+        (9, 3, None),
+        (33, 4, "gaussian"),
+        (100, 2, None),
+        (128, 7, None),
+        (129, 3, None),
+    ):
+        plan, queries = plan_of(dim, bits, kind), queries_of(dim, 3)
+        for rows in (1, 4, 7):
+            packed, scales, gammas = packed_rows(plan, rows)
+            for some in (queries[:1], queries):
+                found = scored(plan, (at_page_end(packed), scales, gammas), some, accuracy)
+                assert (found == scored(plan, (packed, scales, gammas), some, accuracy)).all()
 
 
 def test_rows_beyond_a_segment_do_not_overflow():
@@ -253,18 +239,12 @@ def digest():
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_integer_scores_are_the_same_at_every_level(level):
-    script = f"import runpy; print(runpy.run_path({__file__!r})['digest']())"
-    child = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "TQ_ISA": level}, capture_output=True, text=True
-    )
-    assert (child.returncode, child.stdout.strip()) == (0, digest()), child.stderr
+    assert python(__file__, TQ_ISA=level) == digest()
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_every_other_level_passes_this_file(level):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "not every"]
-    child = subprocess.run(command, env={**os.environ, "TQ_ISA": level}, capture_output=True, text=True)
-    assert child.returncode == 0, f"exit {child.returncode} at {level}\n{child.stdout}"
+    rerun(__file__, level)
 
 
 PLAN = plan_of(64, 4, "gaussian")
@@ -380,3 +360,7 @@ def test_an_unknown_accuracy_is_refused():
         errors.InvalidSpec, match="accuracy must be one of 'auto', 'exact', 'int16', 'int8', got 'float'"
     ):
         codec.search(codec.encode(x), x, 1, accuracy="float")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(digest())

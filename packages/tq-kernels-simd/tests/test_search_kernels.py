@@ -1,18 +1,14 @@
 """Fused top-k search: what sorting all scores finds, in the written order, whatever the threads, masks and ties."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from children import OTHER_LEVELS, rerun
 
 from tq_core import PolarQuant, TurboQuantError, TurboQuantMSE, TurboQuantProd, VectorCodec, errors
 from tq_kernels_simd import _simd
 from tq_kernels_simd.backend import ACCURACIES, SimdBackend
 from tq_kernels_simd.plan import pack_plan, pack_rotation
 
-OTHER_LEVELS = [name for name, state in _simd.levels().items() if state == "ok" and name != _simd.level()]
 SCANS = ("exact", "int16", "int8")
 
 
@@ -175,9 +171,7 @@ def test_polar_codes_and_other_backends_search_exactly():
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_every_other_level_passes_this_file(level):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "not every"]
-    child = subprocess.run(command, env={**os.environ, "TQ_ISA": level}, capture_output=True, text=True)
-    assert child.returncode == 0, f"exit {child.returncode} at {level}\n{child.stdout}"
+    rerun(__file__, level)
 
 
 PLAN = TurboQuantMSE(64, 4).plan

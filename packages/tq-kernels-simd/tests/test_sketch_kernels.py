@@ -1,11 +1,8 @@
 """Sign sketches: bits equal to numpy's whatever the size of the residuals, estimates within rounding."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from children import OTHER_LEVELS, rerun
 
 from tq_core import QJL, TurboQuantError, TurboQuantProd, errors
 from tq_core.numpy_backend import NumpyBackend
@@ -14,7 +11,6 @@ from tq_kernels_simd import _simd
 from tq_kernels_simd.backend import SimdBackend
 from tq_kernels_simd.plan import pack_plan, pack_sketch
 
-OTHER_LEVELS = [name for name, state in _simd.levels().items() if state == "ok" and name != _simd.level()]
 NUMPY, SIMD = NumpyBackend(), SimdBackend()
 
 
@@ -115,9 +111,7 @@ def test_no_rows_have_no_bits():
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_every_other_level_passes_this_file(level):
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "not every"]
-    child = subprocess.run(command, env={**os.environ, "TQ_ISA": level}, capture_output=True, text=True)
-    assert child.returncode == 0, f"exit {child.returncode} at {level}\n{child.stdout}"
+    rerun(__file__, level)
 
 
 SKETCH = Sketch(64, 40, "gaussian", 5)

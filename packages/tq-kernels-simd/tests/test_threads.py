@@ -4,8 +4,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import calls
 import numpy as np
 import pytest
+from children import in_child
 
 from tq_core.rotation import Rotation
 from tq_kernels_simd import _simd
@@ -20,7 +22,7 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def stored(batch, calls):
+def stored(batch):
     """A plan with a sketch and the batch encoded by it."""
     plan = calls.scalar_plan(sketch="gaussian")
     return pack_plan(plan), *encoded(plan, batch, 1)
@@ -35,14 +37,14 @@ def encoded(plan, x, threads, sketch=True):
 
 @pytest.mark.parametrize("threads", [2, 3, 7, 256])
 @pytest.mark.parametrize("rows", [0, 1, 513, 1023, ROWS])
-def test_encoding_does_not_depend_on_the_threads(threads, rows, batch, calls):
+def test_encoding_does_not_depend_on_the_threads(threads, rows, batch):
     plan = calls.scalar_plan(sketch="gaussian")
     for one, many in zip(encoded(plan, batch[:rows], 1), encoded(plan, batch[:rows], threads), strict=True):
         assert one.tobytes() == many.tobytes()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7, 256])
-def test_rotation_decoding_and_attention_do_not_depend_on_the_threads(threads, batch, calls):
+def test_rotation_decoding_and_attention_do_not_depend_on_the_threads(threads, batch):
     plan = calls.scalar_plan()
     capsule, turn = pack_plan(plan), pack_rotation(Rotation(64, "hadamard", 7))
     packed, scales, _ = encoded(plan, batch, 1, sketch=False)
@@ -76,7 +78,7 @@ def test_scores_and_searches_do_not_depend_on_the_threads(threads, accuracy, bat
 
 @pytest.mark.parametrize("threads", [2, 3, 7, 256])
 @pytest.mark.parametrize("kind", ["gaussian", "hadamard"])
-def test_sketches_do_not_depend_on_the_threads(threads, kind, calls):
+def test_sketches_do_not_depend_on_the_threads(threads, kind):
     residuals = np.random.default_rng(4).integers(-30000, 30000, (ROWS, 64))
     plan = pack_plan(calls.scalar_plan(sketch=kind))
     one, many = np.zeros((ROWS, 8), np.uint8), np.ones((ROWS, 8), np.uint8)
@@ -85,7 +87,7 @@ def test_sketches_do_not_depend_on_the_threads(threads, kind, calls):
     assert one.tobytes() == many.tobytes()
 
 
-def test_threads_that_share_a_plan_get_the_same_results(batch, calls):
+def test_threads_that_share_a_plan_get_the_same_results(batch):
     plan = calls.scalar_plan(search=3)
     capsule = pack_plan(plan)
     expected = encoded(plan, batch[:300], 1, sketch=False)
@@ -104,7 +106,7 @@ def test_threads_that_share_a_plan_get_the_same_results(batch, calls):
         assert all(pool.map(hammer, range(4)))
 
 
-def test_the_interpreter_runs_on_during_a_long_encode(calls):
+def test_the_interpreter_runs_on_during_a_long_encode():
     """The longest pause of this thread while another encodes must be far shorter than the encode."""
     plan = calls.scalar_plan(1024, 8, search=13)
     x = np.random.default_rng(1).standard_normal((400, 1024)).astype(np.float32)
@@ -131,7 +133,7 @@ def test_the_interpreter_runs_on_during_a_long_encode(calls):
     assert pauses.max() < 0.6 * (times["end"] - times["start"])
 
 
-def test_a_forked_child_encodes_with_threads_of_its_own(in_child):
+def test_a_forked_child_encodes_with_threads_of_its_own():
     """No pool is kept, so that a child made by fork has nothing to miss."""
     code = """
 import os, sys

@@ -233,9 +233,10 @@ class VectorCodec:
             norm = math.hypot(*rows[row].tolist())  # neither overflows nor underflows on the way
             raise ScaleRange(f"{what} of row {row} (norm {norm:.6g}) overflows {dtype}; {hint}scale the data down")
         if self.underflow == "raise" and what == "scale":
-            lost = (stored == 0) & rows.any(axis=1)
-            if lost.any():
-                row = int(np.argmax(lost))
+            nothing = np.flatnonzero(stored == 0)  # few, and only their rows are looked at again
+            lost = nothing[rows[nothing].any(axis=1)]
+            if lost.size:
+                row = int(lost[0])
                 hint = "use norm_dtype='float32', " if dtype == np.float16 else ""
                 norm = math.hypot(*rows[row].tolist())
                 raise ScaleRange(

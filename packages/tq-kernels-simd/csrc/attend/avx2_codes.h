@@ -7,6 +7,9 @@
 #include "attend/avx2_tiles.h"
 #include "attend/codes.h"
 
+#define HALF 8 /* code_rows.h says what this file defines for it */
+#define PLANE(bytes) (((bytes) + 31) / 32 * 256)
+
 /* Indices are the low three bits of a dword: what lies above them need not be cleared. */
 typedef struct code_table {
     __m256 low, high;
@@ -29,8 +32,7 @@ INLINE __m256 look_up_codes(code_table table, __m256i x, __m256i third, const in
     return _mm256_blendv_ps(low, _mm256_permutevar8x32_ps(table.high, x), _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
 }
 
-/* Sixteen tokens, transposed by tokens: dword k of tokens 8h..8h+7 of a plane at `half` * h + 32 * k. */
-INLINE void dot_16(code_table table, const uint8_t *low, const uint8_t *third, size_t half, size_t dwords, const int bits,
+INLINE void dot_step(code_table table, const uint8_t *low, const uint8_t *third, size_t half, size_t dwords, const int bits,
                    const float *const *queries, const int rows, const float *scales, float *const *logits) {
     const int width = TQ_WIDTH(bits), phases = 32 / width;
     __m256 sums[4][2];
@@ -64,42 +66,6 @@ INLINE void dot_16(code_table table, const uint8_t *low, const uint8_t *third, s
             _mm256_store_ps(logits[r] + 8 * h, _mm256_mul_ps(sums[r][h], _mm256_load_ps(scales + 8 * h)));
 }
 
-INLINE void dot_width(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch, const int bits,
-                      const float *const *queries, size_t rows, const float *scales, float *const *logits) {
-    const code_table table = table_of(side->book);
-    const size_t dim = side->dim, bytes = (dim * TQ_WIDTH(bits) + 7) / 8, high_bytes = bits == 3 ? (dim + 7) / 8 : 0;
-    const size_t high_at = (bytes + 31) / 32 * 256, half = high_at + (high_bytes + 31) / 32 * 256;
-    for (size_t t = 0; t < tokens; t += 16) {
-        for (size_t h = 0; h < 2; h++) {
-            const uint8_t *at[8];
-            row_pointers(side, packed, t + 8 * h, tokens, 8, at);
-            transpose_dwords(at, 0, bytes, scratch + h * half);
-            if (bits == 3) transpose_dwords(at, bytes, high_bytes, scratch + h * half + high_at);
-        }
-        size_t r = 0;
-        for (int step = 4; step; step /= 2)
-            for (; r + (size_t)step <= rows; r += (size_t)step) {
-                float *to[4];
-                for (int i = 0; i < step; i++) to[i] = logits[r + (size_t)i] + t;
-#define DOT(n) dot_16(table, scratch, scratch + high_at, half, (bytes + 3) / 4, bits, queries + r, n, scales + t, to)
-                if (step == 4) DOT(4);
-                else if (step == 2) DOT(2);
-                else DOT(1);
-#undef DOT
-            }
-    }
-}
-
-static void dot_codes(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch,
-                      const float *const *queries, size_t rows, const float *scales, float *const *logits) {
-    switch (side->book->bits) {
-        case 1: dot_width(side, packed, tokens, scratch, 1, queries, rows, scales, logits); break;
-        case 2: dot_width(side, packed, tokens, scratch, 2, queries, rows, scales, logits); break;
-        case 3: dot_width(side, packed, tokens, scratch, 3, queries, rows, scales, logits); break;
-        default: dot_width(side, packed, tokens, scratch, 4, queries, rows, scales, logits);
-    }
-}
-
 /* The codes of 64 coordinates, eight a dword. */
 INLINE __m256i eight_a_dword(const uint8_t *from, const int width) {
     if (width == 4) return _mm256_loadu_si256((const __m256i *)from);
@@ -130,34 +96,12 @@ INLINE void weigh_pair(code_table table, tq_attend_block block, size_t tokens, c
         for (int h = 0; h < 2; h++) _mm256_store_ps(sums[r] + at + 8 * h, sum[r][h]);
 }
 
-INLINE void weigh_width(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const int bits,
-                        const float *const *weights, size_t rows, const float *decays, float *const *sums) {
-    const code_table table = table_of(side->book);
-    uint8_t spare[TQ_TILE * 64];
-    for (size_t j = 0; j < side->dim; j += 64) {
-        const tq_attend_block block = tq_attend_block_of(side, packed, tokens, j, spare);
-        size_t r = 0;
-        for (size_t step = 4; step; step /= 2)
-            for (; r + step <= rows; r += step) {
-#define PAIR(phase, n) weigh_pair(table, block, tokens, bits, phase, weights + r, n, decays + r, sums + r, j + 8 * phase)
-#define PAIRS(n) PAIR(0, n), PAIR(2, n), PAIR(4, n), PAIR(6, n)
-                if (step == 4) PAIRS(4);
-                else if (step == 2) PAIRS(2);
-                else PAIRS(1);
-#undef PAIRS
-#undef PAIR
-            }
-    }
+INLINE void weigh_block(code_table table, tq_attend_block block, size_t tokens, const int bits, const float *const *weights,
+                        const int rows, const float *decays, float *const *sums, size_t at) {
+#define PAIR(phase) weigh_pair(table, block, tokens, bits, phase, weights, rows, decays, sums, at + 8 * (phase))
+    PAIR(0), PAIR(2), PAIR(4), PAIR(6);
 }
 
-static void weigh_codes(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
-                        const float *decays, float *const *sums) {
-    switch (side->book->bits) {
-        case 1: weigh_width(side, packed, tokens, 1, weights, rows, decays, sums); break;
-        case 2: weigh_width(side, packed, tokens, 2, weights, rows, decays, sums); break;
-        case 3: weigh_width(side, packed, tokens, 3, weights, rows, decays, sums); break;
-        default: weigh_width(side, packed, tokens, 4, weights, rows, decays, sums);
-    }
-}
+#include "attend/code_rows.h"
 
 #endif

@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "attend/attend.h"
+#include "attend/codes.h"
 
 static const int32_t tail_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
@@ -115,23 +115,12 @@ static inline __m256i byte_table(const tq_attend_side *side) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)side->bytes));
 }
 
-/* Rows t..t+count-1 of a tile, the last one standing in for those behind it; the tile one ahead is fetched meanwhile. */
-static inline void row_pointers(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, int count,
-                                const uint8_t **rows) {
-    for (int i = 0; i < count; i++) {
-        size_t row = t + (size_t)i < tokens ? t + (size_t)i : tokens - 1;
-        rows[i] = packed + row * side->row_bytes;
-        for (size_t line = 0; line < side->row_bytes; line += 64)
-            _mm_prefetch((const char *)(rows[i] + TQ_TILE * side->row_bytes + line), _MM_HINT_T1);
-    }
-}
-
 static void keys(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch, uint8_t *tile) {
     const size_t bits = side->book->bits, dim = side->dim;
     const __m256i table = byte_table(side);
     for (size_t t = 0; t < tokens; t += 8) {
         const uint8_t *rows[8];
-        row_pointers(side, packed, t, tokens, 8, rows);
+        tq_attend_rows(side, packed, t, tokens, 8, rows);
         uint8_t *to = tile + 4 * t, *high = scratch + (dim / 4 + 31) / 32 * 256;
         transpose_dwords(rows, 0, bits == 4 ? dim / 2 : bits == 1 ? dim / 8 : dim / 4, scratch);
         if (bits == 4) expand_keys(scratch, NULL, dim / 8, 4, table, to);
@@ -149,7 +138,7 @@ static void values(const tq_attend_side *side, const uint8_t *packed, size_t tok
     const __m256i table = byte_table(side);
     for (size_t t = 0; t < tokens; t += 4, tile += 4 * side->padded) {
         const uint8_t *rows[4];
-        row_pointers(side, packed, t, tokens, 4, rows);
+        tq_attend_rows(side, packed, t, tokens, 4, rows);
         uint8_t *high = scratch + (dim / 4 + 31) / 32 * 128;
         interleave_bytes(rows, 0, bits == 4 ? dim / 2 : bits == 1 ? dim / 8 : dim / 4, scratch);
         if (bits == 4) expand_values(scratch, NULL, dim / 8, 4, table, tile);

@@ -7,8 +7,12 @@
 
 #include "attend/codes.h"
 
+#define HALF 16 /* code_rows.h says what this file defines for it */
+#define PLANE(bytes) (((bytes) + 3) / 4 * 64)
+typedef __m512 code_table;
+
 /* The centroids of the codes in the lowest bits of `x`; of three bits, the third is bit 2 of `third`. */
-INLINE __m512 look_up(__m512 table, __m512i x, __m512i third, const int bits) {
+INLINE __m512 look_up(code_table table, __m512i x, __m512i third, const int bits) {
     if (bits == 3) { /* bits 0 and 1 of x, above them those of third */
         const __m512i two = _mm512_set1_epi32(3);
         x = _mm512_ternarylogic_epi32(two, x, third, 0xCA);
@@ -16,14 +20,14 @@ INLINE __m512 look_up(__m512 table, __m512i x, __m512i third, const int bits) {
     return _mm512_permutexvar_ps(x, table);
 }
 
-static inline __m512 table_of(const tq_codebook *book) {
+static inline code_table table_of(const tq_codebook *book) {
     float entries[16];
     tq_attend_entries(book, entries);
     return _mm512_loadu_ps(entries);
 }
 
 /* A plane of 16 rows to `out`: dword k of the 16 tokens at 64 * k. */
-static inline void transpose_16(const uint8_t *const rows[16], size_t at, size_t bytes, uint8_t *out) {
+static inline void transpose_dwords(const uint8_t *const rows[HALF], size_t at, size_t bytes, uint8_t *out) {
     for (size_t b = 0; b < bytes; b += 64) {
         const size_t left = bytes - b < 64 ? bytes - b : 64;
         const __mmask64 mask = ~(uint64_t)0 >> (64 - left);
@@ -51,8 +55,7 @@ static inline void transpose_16(const uint8_t *const rows[16], size_t at, size_t
     }
 }
 
-/* 32 tokens, transposed: dword k of tokens 16h..16h+15 of a plane at `half` * h + 64 * k. */
-INLINE void dot_32(__m512 table, const uint8_t *low, const uint8_t *third, size_t half, size_t dwords, const int bits,
+INLINE void dot_step(code_table table, const uint8_t *low, const uint8_t *third, size_t half, size_t dwords, const int bits,
                    const float *const *queries, const int rows, const float *scales, float *const *logits) {
     const int width = TQ_WIDTH(bits), phases = 32 / width;
     __m512 sums[4][2];
@@ -86,51 +89,6 @@ INLINE void dot_32(__m512 table, const uint8_t *low, const uint8_t *third, size_
             _mm512_store_ps(logits[r] + 16 * h, _mm512_mul_ps(sums[r][h], _mm512_load_ps(scales + 16 * h)));
 }
 
-/* Rows t..t+15 of a tile, the last one standing in for those behind it; the tile one ahead is fetched meanwhile. */
-static inline void rows_from(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, const uint8_t **rows) {
-    for (size_t i = 0; i < 16; i++) {
-        rows[i] = packed + (t + i < tokens ? t + i : tokens - 1) * side->row_bytes;
-        for (size_t line = 0; line < side->row_bytes; line += 64)
-            _mm_prefetch((const char *)(rows[i] + TQ_TILE * side->row_bytes + line), _MM_HINT_T1);
-    }
-}
-
-INLINE void dot_width(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch, const int bits,
-                      const float *const *queries, size_t rows, const float *scales, float *const *logits) {
-    const __m512 table = table_of(side->book);
-    const size_t dim = side->dim, bytes = (dim * TQ_WIDTH(bits) + 7) / 8, high_bytes = bits == 3 ? (dim + 7) / 8 : 0;
-    const size_t dwords = (bytes + 3) / 4, high_at = 64 * dwords, half = high_at + (high_bytes + 3) / 4 * 64;
-    for (size_t t = 0; t < tokens; t += 32) {
-        for (size_t h = 0; h < 2; h++) {
-            const uint8_t *at[16];
-            rows_from(side, packed, t + 16 * h, tokens, at);
-            transpose_16(at, 0, bytes, scratch + h * half);
-            if (bits == 3) transpose_16(at, bytes, high_bytes, scratch + h * half + high_at);
-        }
-        size_t r = 0;
-        for (int step = 4; step; step /= 2)
-            for (; r + (size_t)step <= rows; r += (size_t)step) {
-                float *to[4];
-                for (int i = 0; i < step; i++) to[i] = logits[r + (size_t)i] + t;
-#define DOT(n) dot_32(table, scratch, scratch + high_at, half, dwords, bits, queries + r, n, scales + t, to)
-                if (step == 4) DOT(4);
-                else if (step == 2) DOT(2);
-                else DOT(1);
-#undef DOT
-            }
-    }
-}
-
-static void dot_codes(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch,
-                      const float *const *queries, size_t rows, const float *scales, float *const *logits) {
-    switch (side->book->bits) {
-        case 1: dot_width(side, packed, tokens, scratch, 1, queries, rows, scales, logits); break;
-        case 2: dot_width(side, packed, tokens, scratch, 2, queries, rows, scales, logits); break;
-        case 3: dot_width(side, packed, tokens, scratch, 3, queries, rows, scales, logits); break;
-        default: dot_width(side, packed, tokens, scratch, 4, queries, rows, scales, logits);
-    }
-}
-
 /* The codes of 64 coordinates, eight a dword, twice. */
 INLINE __m512i eight_a_dword(const uint8_t *from, const int width) {
     if (width == 4) return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)from));
@@ -139,7 +97,7 @@ INLINE __m512i eight_a_dword(const uint8_t *from, const int width) {
 }
 
 /* 64 coordinates of all tokens, for `rows` sums: two phases a register. */
-INLINE void weigh_64(__m512 table, tq_attend_block block, size_t tokens, const int bits, const float *const *weights,
+INLINE void weigh_block(code_table table, tq_attend_block block, size_t tokens, const int bits, const float *const *weights,
                      const int rows, const float *decays, float *const *sums, size_t at) {
     const int width = TQ_WIDTH(bits);
     __m512i shifts[4], thirds[4];
@@ -167,32 +125,6 @@ INLINE void weigh_64(__m512 table, tq_attend_block block, size_t tokens, const i
         for (int v = 0; v < 4; v++) _mm512_store_ps(sums[r] + at + 16 * v, sum[r][v]);
 }
 
-INLINE void weigh_width(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const int bits,
-                        const float *const *weights, size_t rows, const float *decays, float *const *sums) {
-    const __m512 table = table_of(side->book);
-    uint8_t spare[TQ_TILE * 64];
-    for (size_t j = 0; j < side->dim; j += 64) {
-        const tq_attend_block block = tq_attend_block_of(side, packed, tokens, j, spare);
-        size_t r = 0;
-        for (size_t step = 4; step; step /= 2)
-            for (; r + step <= rows; r += step) {
-#define WEIGH(n) weigh_64(table, block, tokens, bits, weights + r, n, decays + r, sums + r, j)
-                if (step == 4) WEIGH(4);
-                else if (step == 2) WEIGH(2);
-                else WEIGH(1);
-#undef WEIGH
-            }
-    }
-}
-
-static void weigh_codes(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
-                        const float *decays, float *const *sums) {
-    switch (side->book->bits) {
-        case 1: weigh_width(side, packed, tokens, 1, weights, rows, decays, sums); break;
-        case 2: weigh_width(side, packed, tokens, 2, weights, rows, decays, sums); break;
-        case 3: weigh_width(side, packed, tokens, 3, weights, rows, decays, sums); break;
-        default: weigh_width(side, packed, tokens, 4, weights, rows, decays, sums);
-    }
-}
+#include "attend/code_rows.h"
 
 #endif

@@ -1,12 +1,11 @@
-/* What the instruction sets share that look codes up where they are multiplied; portable, private to csrc/attend. */
+/* What the instruction sets share that read rows of codes; portable, private to csrc/attend. */
 #ifndef TQ_ATTEND_CODES_H
 #define TQ_ATTEND_CODES_H
 
 #include <string.h>
 
 #include "attend/attend.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
 
 /* Bits a code has in the lowest plane: three bits are a plane of two and a plane of one. */
 #define TQ_WIDTH(bits) ((bits) == 3 ? 2 : (bits))
@@ -14,6 +13,16 @@
 /* A table of 16 for indices of four bits of which the code is the lowest `bits`: whatever stands above does not count. */
 static inline void tq_attend_entries(const tq_codebook *book, float entries[16]) {
     for (size_t i = 0; i < 16; i++) entries[i] = book->centroids[i & (((size_t)1 << book->bits) - 1)];
+}
+
+/* Rows t..t+count-1 of a tile, the last one standing in for those behind it; the tile one ahead is fetched meanwhile. */
+static inline void tq_attend_rows(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, size_t count,
+                                  const uint8_t **rows) {
+    for (size_t i = 0; i < count; i++) {
+        rows[i] = packed + (t + i < tokens ? t + i : tokens - 1) * side->row_bytes;
+        for (size_t line = 0; line < side->row_bytes; line += 64)
+            __builtin_prefetch(rows[i] + TQ_TILE * side->row_bytes + line, 0, 2);
+    }
 }
 
 /* Where 64 coordinates lie in each of a tile's rows, `step` bytes apart: the lowest plane, and for three bits the other. */

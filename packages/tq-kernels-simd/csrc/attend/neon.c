@@ -3,14 +3,14 @@
 #include "levels.h"
 
 /* Dword k of a plane of four rows: bytes 4k..4k+3 of the first, of the second and so on. Nothing beyond it is read. */
-ALWAYS uint8x16_t dwords(const uint8_t *const rows[4], size_t at) {
+INLINE uint8x16_t dwords(const uint8_t *const rows[4], size_t at) {
     uint32_t words[4];
     for (int i = 0; i < 4; i++) memcpy(&words[i], rows[i] + at, sizeof *words);
     return vreinterpretq_u8_u32(vld1q_u32(words));
 }
 
 /* The single bits of the same coordinates, bits p of a byte those of phase p: even bytes take a low nibble, odd ones a high. */
-ALWAYS uint8x16_t third_bits(const uint8_t *const rows[4], size_t at) {
+INLINE uint8x16_t third_bits(const uint8_t *const rows[4], size_t at) {
     uint16_t words[4];
     for (int i = 0; i < 4; i++) memcpy(&words[i], rows[i] + at, sizeof *words);
     uint8x16_t x = vcombine_u8(vreinterpret_u8_u16(vld1_u16(words)), vdup_n_u8(0));
@@ -19,7 +19,7 @@ ALWAYS uint8x16_t third_bits(const uint8_t *const rows[4], size_t at) {
 
 /* The bytes of side->bytes for every dword of four rows: phase p of dword k goes to tile + (k * phases + p) * step. For values
  * the four tokens of a coordinate are put together first. */
-ALWAYS void expand(int bits, int is_values, const tq_attend_side *side, const uint8_t *const rows[4], size_t step, uint8_t *tile) {
+INLINE void expand(int bits, int is_values, const tq_attend_side *side, const uint8_t *const rows[4], size_t step, uint8_t *tile) {
     static const uint8_t turned[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
     const uint8x16_t order = vld1q_u8(turned), table = vld1q_u8(side->bytes);
     const int width = bits == 3 ? 2 : bits;
@@ -44,7 +44,7 @@ ALWAYS void expand(int bits, int is_values, const tq_attend_side *side, const ui
 }
 
 /* Rows t..t+3, the last one standing in for those behind it. */
-ALWAYS void row_pointers(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, const uint8_t *rows[4]) {
+INLINE void row_pointers(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, const uint8_t *rows[4]) {
     for (size_t i = 0; i < 4; i++) rows[i] = packed + (t + i < tokens ? t + i : tokens - 1) * side->row_bytes;
 }
 
@@ -54,10 +54,8 @@ static void keys(const tq_attend_side *side, const uint8_t *packed, size_t token
         const uint8_t *rows[4];
         row_pointers(side, packed, t, tokens, rows);
         uint8_t *to = tile + 4 * t;
-        if (side->book->bits == 4) expand(4, 0, side, rows, 4 * TQ_TILE, to);
-        else if (side->book->bits == 3) expand(3, 0, side, rows, 4 * TQ_TILE, to);
-        else if (side->book->bits == 2) expand(2, 0, side, rows, 4 * TQ_TILE, to);
-        else expand(1, 0, side, rows, 4 * TQ_TILE, to);
+#define EXPAND_KEYS(bits) expand(bits, 0, side, rows, 4 * TQ_TILE, to)
+        TQ_FOR_WIDTH_TO_4(side->book->bits, EXPAND_KEYS)
     }
 }
 
@@ -67,16 +65,14 @@ static void values(const tq_attend_side *side, const uint8_t *packed, size_t tok
         const uint8_t *rows[4];
         row_pointers(side, packed, t, tokens, rows);
         uint8_t *to = (uint8_t *)tile + t * side->padded;
-        if (side->book->bits == 4) expand(4, 1, side, rows, 16, to);
-        else if (side->book->bits == 3) expand(3, 1, side, rows, 16, to);
-        else if (side->book->bits == 2) expand(2, 1, side, rows, 16, to);
-        else expand(1, 1, side, rows, 16, to);
+#define EXPAND_VALUES(bits) expand(bits, 1, side, rows, 16, to)
+        TQ_FOR_WIDTH_TO_4(side->book->bits, EXPAND_VALUES)
     }
 }
 
 /* Sixteen sums of four products each: `pairs` times two registers of four fours, `step` bytes apart, with two fours of `by`.
  * One factor is at most 127 and the other at least -128, so that two products fit a 16-bit lane: 2 * 127 * 128 < 32768. */
-ALWAYS void sums_of_fours(const uint8_t *from, size_t step, size_t pairs, const void *by, int32x4_t out[4]) {
+INLINE void sums_of_fours(const uint8_t *from, size_t step, size_t pairs, const void *by, int32x4_t out[4]) {
     int32x4_t sum[8];
     for (int v = 0; v < 8; v++) sum[v] = vdupq_n_s32(0);
     for (size_t i = 0; i < pairs; i++, from += 2 * step) {

@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "levels.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
 
 /* The part of a plane that holds the fields of 16 coordinates, of which `count` exist. A variable for each size: what is stored
  * in pieces and read whole would have to wait. */

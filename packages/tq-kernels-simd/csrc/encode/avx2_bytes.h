@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
 
 INLINE __m256i table16(const void *table) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));

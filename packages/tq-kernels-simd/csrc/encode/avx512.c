@@ -100,34 +100,7 @@ INLINE void trial(const tq_codebook *book, const float *scaled, const int16_t *v
     *square = total_of(&sum.square) - beyond(book);
 }
 
-/* `DO` with the width and with whether the buckets of four bits serve, both of which the compiler then knows. */
-#define BY_WIDTH(book, DO)                          \
-    switch ((book)->bits) {                         \
-    case 1: DO(1, 0); break;                        \
-    case 2: DO(2, 0); break;                        \
-    case 3: DO(3, 0); break;                        \
-    case 4:                                         \
-        if ((book)->tables->bucket_shift) DO(4, 1); \
-        else DO(4, 0);                              \
-        break;                                      \
-    case 5: DO(5, 0); break;                        \
-    case 6: DO(6, 0); break;                        \
-    case 7: DO(7, 0); break;                        \
-    default: DO(8, 0);                              \
-    }
-
-static void quantize(const tq_codebook *book, const float *scaled, const int16_t *v, float t, uint8_t *codes, int64_t *dot,
-                     int64_t *square) {
-#define TRIAL(bits, bucketed) trial(book, scaled, v, t, codes, bits, bucketed, dot, square)
-    BY_WIDTH(book, TRIAL)
-}
-
-static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
-                   int64_t *square) {
-    (void)v, (void)codes;
-#define FUSED(bits, bucketed) fused(book, z, out, bits, bucketed, dot, square)
-    BY_WIDTH(book, FUSED)
-}
+#include "encode/by_width.h"
 
 void tq_encode_avx512(tq_encode_slots *slots) {
     slots->quantize = quantize;

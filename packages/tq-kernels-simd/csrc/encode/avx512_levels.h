@@ -6,8 +6,7 @@
 #include <stdint.h>
 
 #include "plan.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
 
 /* Two registers of 32 words. Packing 64 numbers into them leaves, in lane k, numbers 4k.. of each of the four registers that
  * were packed: `woven` order, which `in_order64` ends for bytes. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "baseline.h"
+#include "encode/steps.h"
 
 static void widen(const uint16_t *x, size_t dim, float *out) {
     for (size_t j = 0; j < dim; j++) {
@@ -77,31 +78,7 @@ static void quantize(const tq_codebook *book, const float *scaled, const int16_t
 }
 
 static size_t pack_plane(const uint8_t *codes, size_t dim, int shift, int width, uint8_t *out) {
-    size_t bytes = (dim * (size_t)width + 7) / 8;
-    unsigned mask = (1u << width) - 1;
-    memset(out, 0, bytes);
-    for (size_t j = 0; j < dim; j++) {
-        size_t bit = j * (size_t)width;
-        out[bit / 8] |= (uint8_t)(((unsigned)codes[j] >> shift & mask) << bit % 8);
-    }
-    return bytes;
-}
-
-static void pack(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out) {
-    int shift = 0;
-    for (int width = 8; width; width /= 2) { /* binary digits of bits, highest first: 3 = 2 + 1, 7 = 4 + 2 + 1 */
-        if (!(bits & (size_t)width)) continue;
-        out += pack_plane(codes, dim, shift, width, out);
-        shift += width;
-    }
-}
-
-static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
-                   int64_t *square) {
-    int64_t unwanted;
-    coordinates(z, book->dim, v);
-    quantize(book, z, v, 1.0f, codes, dot, square ? square : &unwanted);
-    pack(codes, book->dim, book->bits, out);
+    return pack_plane_from(0, codes, dim, shift, width, out);
 }
 
 const tq_encode_slots tq_encode_baseline = {widen,    norm_f32, norm_f64, unit_f32, unit_f64, coordinates,

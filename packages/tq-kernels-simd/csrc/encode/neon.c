@@ -1,6 +1,7 @@
 #include "encode/encode.h"
 
 #include "encode/neon_quantize.h"
+#include "encode/steps.h"
 #include "levels.h"
 
 static void widen(const uint16_t *x, size_t dim, float *out) {
@@ -138,37 +139,12 @@ static size_t pack_bits(const uint8_t *codes, size_t dim, int shift, uint8_t *ou
 }
 
 static size_t pack_plane(const uint8_t *codes, size_t dim, int shift, int width, uint8_t *out) {
-    size_t bytes = (dim * (size_t)width + 7) / 8, j = 0;
     if (width == 8) { /* the only plane of its width: nothing to shift */
         memcpy(out, codes, dim);
-        return bytes;
+        return dim;
     }
-    j = (width == 4 ? pack_nibbles : width == 2 ? pack_crumbs : pack_bits)(codes, dim, shift, out);
-    size_t first = j * (size_t)width / 8;
-    unsigned mask = (1u << width) - 1;
-    memset(out + first, 0, bytes - first);
-    for (; j < dim; j++) {
-        size_t bit = j * (size_t)width;
-        out[bit / 8] |= (uint8_t)(((unsigned)codes[j] >> shift & mask) << bit % 8);
-    }
-    return bytes;
-}
-
-static void pack(const uint8_t *codes, size_t dim, size_t bits, uint8_t *out) {
-    int shift = 0;
-    for (int width = 8; width; width /= 2) {
-        if (!(bits & (size_t)width)) continue;
-        out += pack_plane(codes, dim, shift, width, out);
-        shift += width;
-    }
-}
-
-static void finish(const tq_codebook *book, float *z, int16_t *v, uint8_t *codes, uint8_t *out, int64_t *dot,
-                   int64_t *square) {
-    int64_t unwanted;
-    coordinates(z, book->dim, v);
-    quantize(book, z, v, 1.0f, codes, dot, square ? square : &unwanted);
-    pack(codes, book->dim, book->bits, out);
+    size_t j = (width == 4 ? pack_nibbles : width == 2 ? pack_crumbs : pack_bits)(codes, dim, shift, out);
+    return pack_plane_from(j, codes, dim, shift, width, out);
 }
 
 void tq_encode_neon(tq_encode_slots *slots) {

@@ -1,32 +1,9 @@
 #include "hadamard/hadamard.h"
 
+#include "hadamard/avx2_orders.h"
 #include "hadamard/lanes8.h"
 #include "hadamard/passes.h"
 #include "levels.h"
-
-typedef float f32x4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef float f32x8 __attribute__((vector_size(32), aligned(4), may_alias));
-
-#define VECTOR f32x4
-#define ORDER(name) name##_f32x4
-#define PLUS(a, b) (VECTOR)_mm_fmadd_ps(b, _mm_set1_ps(1.0f), a)
-#define MINUS(a, b) (VECTOR)_mm_fnmadd_ps(b, _mm_set1_ps(1.0f), a)
-#define PLUS_TWICE(a, b) (VECTOR)_mm_fmadd_ps(b, _mm_set1_ps(2.0f), a)
-#define NEITHER(a, b) (VECTOR)_mm_fnmsub_ps(a, _mm_set1_ps(1.0f), b)
-#include "hadamard/orders.h"
-#undef VECTOR
-#undef ORDER
-#undef PLUS
-#undef MINUS
-#undef PLUS_TWICE
-#undef NEITHER
-#define VECTOR f32x8
-#define ORDER(name) name##_f32x8
-#define PLUS(a, b) (VECTOR)_mm256_fmadd_ps(b, _mm256_set1_ps(1.0f), a)
-#define MINUS(a, b) (VECTOR)_mm256_fnmadd_ps(b, _mm256_set1_ps(1.0f), a)
-#define PLUS_TWICE(a, b) (VECTOR)_mm256_fmadd_ps(b, _mm256_set1_ps(2.0f), a)
-#define NEITHER(a, b) (VECTOR)_mm256_fnmsub_ps(a, _mm256_set1_ps(1.0f), b)
-#include "hadamard/orders.h"
 
 #include "hadamard/rounds.h"
 

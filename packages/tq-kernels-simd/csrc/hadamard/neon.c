@@ -3,9 +3,9 @@
 #include "hadamard/hadamard.h"
 
 #include <arm_neon.h>
-#include <math.h>
 #include <string.h>
 
+#include "hadamard/in_place.h"
 #include "hadamard/neon_orders.h"
 #include "levels.h"
 
@@ -24,10 +24,10 @@ static void signs(float *x, const uint32_t *sign, size_t dim) {
     }
 }
 
-static void scaled(float *x, float factor, size_t dim) {
+static void scaled(const float *x, float factor, size_t dim, float *out) {
     size_t j = 0;
-    for (; j + 4 <= dim; j += 4) vst1q_f32(x + j, vmulq_n_f32(vld1q_f32(x + j), factor));
-    for (; j < dim; j++) x[j] *= factor;
+    for (; j + 4 <= dim; j += 4) vst1q_f32(out + j, vmulq_n_f32(vld1q_f32(x + j), factor));
+    for (; j < dim; j++) out[j] = x[j] * factor;
 }
 
 /* Stage h = 1 inside a register: (a, b, c, d) -> (a + b, a - b, c + d, c - d). */
@@ -112,7 +112,6 @@ static void pairs_only(float *x, size_t count) {
     x[i + 1] = a - b;
 }
 
-/* All stages h = 1, 2, ..., size / 2 of each `size` floats among `count`. */
 static void butterflies(float *x, size_t size, size_t count) {
     size_t h = 4;
     if (size < 4) {
@@ -128,77 +127,6 @@ static void butterflies(float *x, size_t size, size_t count) {
     for (; 8 * h <= size; h *= 8) pass8(x, h, count);
     if (4 * h <= size) pass4(x, h, count);
     else if (2 * h <= size) pass2(x, h, count);
-}
-
-static void transform(const tq_rotation *rotation, float *x, float *scratch, int transpose) {
-    size_t dim = rotation->dim;
-    if (rotation->order == 0) {
-        for (size_t block = (size_t)1 << 20; block; block >>= 1) {
-            if (!(dim & block)) continue;
-            butterflies(x, block, block);
-            scaled(x, (float)(1.0 / sqrt((double)block)), block);
-            x += block;
-        }
-        return;
-    }
-    size_t width = dim / rotation->order;
-    butterflies(x, width, dim);
-    if (rotation->order == 1) return;
-    memcpy(scratch, x, dim * sizeof *x);
-    (rotation->order == 12 ? neon_order12 : neon_order20)(scratch, x, width, transpose);
-}
-
-static void forward(const tq_rotation *rotation, float *x, float *scratch) {
-    size_t dim = rotation->dim;
-    for (size_t r = 0; r < rotation->rounds; r++) {
-        signs(x, rotation->signs + r * dim, dim);
-        transform(rotation, x, scratch, 0);
-        if (!rotation->permutations || r + 1 == rotation->rounds) continue;
-        const int32_t *from = rotation->permutations + r * dim;
-        memcpy(scratch, x, dim * sizeof *x);
-        for (size_t i = 0; i < dim; i++) x[i] = scratch[from[i]];
-    }
-    scaled(x, rotation->factor, dim);
-}
-
-static void inverse(const tq_rotation *rotation, float *x, float *scratch) {
-    size_t dim = rotation->dim;
-    for (size_t r = rotation->rounds; r-- > 0;) {
-        if (rotation->permutations && r + 1 < rotation->rounds) {
-            const int32_t *to = rotation->permutations + r * dim;
-            memcpy(scratch, x, dim * sizeof *x);
-            for (size_t i = 0; i < dim; i++) x[to[i]] = scratch[i];
-        }
-        transform(rotation, x, scratch, 1);
-        signs(x, rotation->signs + r * dim, dim);
-    }
-    scaled(x, rotation->inverse_factor, dim);
-}
-
-static void forward_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch) {
-    for (size_t row = 0; row < rows; row++) forward(rotation, x + row * TQ_PADDED(rotation->dim), scratch);
-}
-
-static void inverse_rows(const tq_rotation *rotation, float *x, size_t rows, float *scratch, const float *scales,
-                         float *out) {
-    size_t dim = rotation->dim;
-    for (size_t row = 0; row < rows; row++, x += TQ_PADDED(dim), out += dim) {
-        inverse(rotation, x, scratch);
-        scaled(x, scales[row], dim);
-        memcpy(out, x, dim * sizeof *x);
-    }
-}
-
-static void forward_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
-    if (in != x) memcpy(x, in, rotation->dim * sizeof *x);
-    forward(rotation, x, scratch);
-    if (out != x) memcpy(out, x, rotation->dim * sizeof *x);
-}
-
-static void inverse_into(const tq_rotation *rotation, const float *in, float *x, float *scratch, float *out) {
-    if (in != x) memcpy(x, in, rotation->dim * sizeof *x);
-    inverse(rotation, x, scratch);
-    if (out != x) memcpy(out, x, rotation->dim * sizeof *x);
 }
 
 /* copy_past_cache and settle stay those of the baseline: Arm has no store that is known to pass the cache. */

@@ -20,7 +20,7 @@ static inline float32x4_t neon_added(float32x4_t sum, float32x4_t value, unsigne
 
 static inline float32x4_t neon_signed(float32x4_t value, unsigned minus) { return minus & 1 ? vnegq_f32(value) : value; }
 
-static void neon_order12(const float *in, float *out, size_t width, int transpose) {
+static void order12(const float *in, float *out, size_t width, int transpose) {
     for (size_t i = 0; i < width; i += 4) {
         float32x4_t x[12], s[4];
         for (int g = 0; g < 12; g++) x[g] = vld1q_f32(in + (size_t)g * width + i);
@@ -48,7 +48,7 @@ static const uint32_t neon_minus20[20] = {
     0x4327B, 0x864F5, 0x0C9EB, 0x193D5, 0x327A9, 0x64F51, 0xC9EA1, 0x93D43, 0x27A87, 0x4F50D,
 };
 
-static void neon_order20(const float *in, float *out, size_t width, int transpose) {
+static void order20(const float *in, float *out, size_t width, int transpose) {
     for (int row = 0; row < 20; row++) {
         uint32_t minus = transpose ? ~neon_minus20[row] & ~(1u << row) : neon_minus20[row];
         for (size_t i = 0; i < width; i += 4) {

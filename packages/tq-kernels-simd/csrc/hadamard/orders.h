@@ -1,5 +1,5 @@
 /* The order-12 and order-20 matrices over columns of vectors (docs/format.md, section 2). Included once for each
- * vector type: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names, PLUS(a, b) and
+ * vector type, whose macros it takes away again: `VECTOR` is a gcc vector of floats that may lie at any address, `ORDER(name)` gives the names, PLUS(a, b) and
  * MINUS(a, b) are a + b and a - b as a multiply-add by 1, which rounds once, too, and runs on units of its own: half of
  * the sums are written so. PLUS_TWICE(a, b) is a + (b + b): doubling is exact, unless it leaves
  * float32's range. NEITHER(a, b) is -a - b.
@@ -81,17 +81,6 @@ INLINE void ORDER(order12)(const float *restrict x, float *restrict out, size_t 
     else ORDER(order12_columns)(x, out, width, join, 0, 0, 1.0f);
 }
 
-#ifndef PALEY
-#define PALEY
-/* Bit k set where k is a square modulo 19. */
-#define SQUARES (1u << 1 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 7 | 1u << 9 | 1u << 11 | 1u << 16 | 1u << 17)
-INLINE int paley(int row, int column) {
-    if (row == 0) return 1;
-    if (column == 0) return -1;
-    return row == column || (SQUARES >> ((column - row + 19) % 19) & 1) ? 1 : -1;
-}
-#endif
-
 /* Rows first..first+4 of the product: every sign is a constant when inlined. */
 INLINE void ORDER(order20_rows)(const float *restrict x, float *restrict out, size_t width, int first, int transpose, const float *scale) {
 #define SIGN(r, c) (transpose ? paley(c, first + r) : paley(first + r, c))
@@ -129,3 +118,10 @@ static void ORDER(order20)(const float *restrict x, float *restrict out, size_t 
 #undef FIVE
     }
 }
+
+#undef VECTOR
+#undef ORDER
+#undef PLUS
+#undef MINUS
+#undef PLUS_TWICE
+#undef NEITHER

@@ -9,7 +9,8 @@
 #include <stddef.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "specialize.h"
+
 #define NOINLINE __attribute__((noinline)) /* where gcc 12, given more to look at, spills what fits in registers */
 
 /* The fused a - b * 1 rounds once, as the subtraction does, and runs on the units that additions leave free. */

@@ -6,10 +6,10 @@
 
 #define AHEAD 4096 /* bytes: without this prefetch gcc's code waits for memory at large dims */
 
-ALWAYS __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
+INLINE __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
 /* acc + the products of a chunk's phases with the query, as 32-bit lanes. */
-ALWAYS __m256i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m256i acc) {
+INLINE __m256i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m256i acc) {
     __m256i level[8], ones = _mm256_set1_epi16(1);
     levels_of(bits, low, high, t, level);
     int phases = (int)TQ_PHASES(bits), fold = (int)TQ_FOLD8(bits);
@@ -22,7 +22,7 @@ ALWAYS __m256i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, cons
     return acc;
 }
 
-ALWAYS void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
+INLINE void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
                       int32_t *out) {
     const tables t = tables_of(levels, bits);
     const size_t stride = from->stride, step = 32 * TQ_PHASES(bits);
@@ -54,13 +54,11 @@ ALWAYS void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, c
 }
 
 static void scan8(const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks, int32_t *out) {
-    if (levels->bits == 4) scan_bits(4, levels, query, from, chunks, out);
-    else if (levels->bits == 3) scan_bits(3, levels, query, from, chunks, out);
-    else if (levels->bits == 2) scan_bits(2, levels, query, from, chunks, out);
-    else scan_bits(1, levels, query, from, chunks, out);
+#define SCAN(bits) scan_bits(bits, levels, query, from, chunks, out)
+    TQ_FOR_WIDTH_TO_4(levels->bits, SCAN)
 }
 
-ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
+INLINE void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
     const tables t = tables_of(levels, bits);
     for (size_t r = 0; r < from->rows; r++) {
         const uint8_t *low = from->plane[0] + r * from->stride, *high = bits == 3 ? from->plane[1] + r * from->stride : NULL;
@@ -74,14 +72,12 @@ ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows
 }
 
 static void expand8(const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
-    if (levels->bits == 4) expand_bits(4, levels, from, chunks, tile);
-    else if (levels->bits == 3) expand_bits(3, levels, from, chunks, tile);
-    else if (levels->bits == 2) expand_bits(2, levels, from, chunks, tile);
-    else expand_bits(1, levels, from, chunks, tile);
+#define EXPAND(bits) expand_bits(bits, levels, from, chunks, tile)
+    TQ_FOR_WIDTH_TO_4(levels->bits, EXPAND)
 }
 
 /* Four tile rows times two queries: eight sums in registers. */
-ALWAYS void dots_fold(size_t fold, const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count,
+INLINE void dots_fold(size_t fold, const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count,
                       size_t length, int32_t *out, size_t stride) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (size_t r = 0; r < rows; r += 4)

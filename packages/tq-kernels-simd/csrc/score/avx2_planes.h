@@ -4,9 +4,7 @@
 
 #include <immintrin.h>
 
-#include "score/score.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
+#include "score/nibbles.h"
 
 /* Tables of a byte shuffle, the same in both halves of a vector. */
 typedef struct tables {
@@ -14,27 +12,26 @@ typedef struct tables {
     __m256i spread[2]; /* 3 bits: the high bits of even and of odd codes, moved above the codes' low bits */
 } tables;
 
-ALWAYS __m256i both(const uint8_t *sixteen) {
+INLINE __m256i both(const uint8_t *sixteen) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)sixteen));
 }
 
-ALWAYS tables tables_of(const tq_levels8 *levels, int bits) {
+INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < codes; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> k * bits & ((1 << bits) - 1)];
+    for (int k = 0; k < TQ_IN_NIBBLE(bits); k++) {
+        tq_nibble_levels(levels, bits, k, bytes);
         made.level[k] = both(bytes);
     }
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 1) << 2 | (i & 4) << 4);
-    made.spread[0] = both(bytes);
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 2) << 1 | (i & 8) << 3);
-    made.spread[1] = both(bytes);
+    for (int k = 0; k < 2; k++) {
+        tq_nibble_spread(k, bytes);
+        made.spread[k] = both(bytes);
+    }
     return made;
 }
 
 /* The levels of a chunk, phase by phase; `high` is the second plane of 3 bits. */
-ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, __m256i *out) {
+INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, __m256i *out) {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i x = _mm256_loadu_si256((const __m256i *)low);
     if (bits == 3) {
@@ -52,7 +49,7 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
         out[3] = _mm256_shuffle_epi8(t->level[0], _mm256_srli_epi16(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits; /* in a nibble */
+    const int codes = TQ_IN_NIBBLE(bits);
     __m256i first = _mm256_and_si256(x, nibble), second = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
     for (int k = 0; k < codes; k++) {
         out[k] = _mm256_shuffle_epi8(t->level[k], first);
@@ -61,7 +58,7 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
 }
 
 /* Four vectors of 32-bit lanes to their four sums. */
-ALWAYS __m128i sums_of(__m256i a, __m256i b, __m256i c, __m256i d) {
+INLINE __m128i sums_of(__m256i a, __m256i b, __m256i c, __m256i d) {
     __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }

@@ -5,7 +5,7 @@
 #include "score/avx2_planes.h"
 
 /* `width` bits of each of 32 coordinates from j on, one a byte, in the natural order. */
-ALWAYS __m256i plane_codes(const uint8_t *plane, size_t width, size_t j) {
+INLINE __m256i plane_codes(const uint8_t *plane, size_t width, size_t j) {
     const uint8_t *at = plane + j * width / 8;
     if (width == 8) return _mm256_loadu_si256((const __m256i *)at);
     if (width == 4) {
@@ -28,7 +28,7 @@ ALWAYS __m256i plane_codes(const uint8_t *plane, size_t width, size_t j) {
 
 /* Tables of 16 entries for one byte of the levels; table k holds the xor of entries 16k + i and 16(k-1) + i, so that the xor over
  * all k up to code / 16 is the entry of the code. Codes below 16k shuffle to 0 because 16k was subtracted with a borrow. */
-ALWAYS void lookup_tables(const int16_t *level16, size_t bits, int shift, uint8_t (*out)[16]) {
+INLINE void lookup_tables(const int16_t *level16, size_t bits, int shift, uint8_t (*out)[16]) {
     size_t codes = (size_t)1 << bits;
     for (size_t k = 0; 16 * k < codes || k == 0; k++)
         for (size_t i = 0; i < 16; i++) {
@@ -37,7 +37,7 @@ ALWAYS void lookup_tables(const int16_t *level16, size_t bits, int shift, uint8_
         }
 }
 
-ALWAYS void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_rows *from, size_t length, int16_t *tile) {
+INLINE void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_rows *from, size_t length, int16_t *tile) {
     uint8_t low[16][16], high[16][16];
     int count = bits > 4 ? 1 << (bits - 4) : 1;
     /* 8 bits: a code of 128 or more would shuffle to 0 at once, so the upper half has tables of its own */
@@ -82,19 +82,11 @@ ALWAYS void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_r
 }
 
 static void expand16(const int16_t *level16, size_t bits, const tq_packed_rows *from, size_t length, int16_t *tile) {
-    switch (bits) {
-    case 1: expand16_bits(1, level16, from, length, tile); break;
-    case 2: expand16_bits(2, level16, from, length, tile); break;
-    case 3: expand16_bits(3, level16, from, length, tile); break;
-    case 4: expand16_bits(4, level16, from, length, tile); break;
-    case 5: expand16_bits(5, level16, from, length, tile); break;
-    case 6: expand16_bits(6, level16, from, length, tile); break;
-    case 7: expand16_bits(7, level16, from, length, tile); break;
-    default: expand16_bits(8, level16, from, length, tile); break;
-    }
+#define EXPAND16(width) expand16_bits(width, level16, from, length, tile)
+    TQ_FOR_WIDTH_TO_8(bits, EXPAND16)
 }
 
-ALWAYS int64_t sum_of_32(__m256i x) {
+INLINE int64_t sum_of_32(__m256i x) {
     __m256i wide = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_castsi256_si128(x)),
                                     _mm256_cvtepi32_epi64(_mm256_extracti128_si256(x, 1)));
     __m128i half = _mm_add_epi64(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
@@ -122,7 +114,7 @@ static void dots16(const int16_t *tile, size_t rows, const int16_t *queries, siz
         }
 }
 
-ALWAYS double sum_of_floats(__m256 x) {
+INLINE double sum_of_floats(__m256 x) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return (double)_mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));

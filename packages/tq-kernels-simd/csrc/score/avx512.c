@@ -3,11 +3,10 @@
 #include <immintrin.h>
 
 #include "levels.h"
-#include "score/score.h"
+#include "score/nibbles.h"
 
 static tq_score_slots below; /* for rows too short for chunks of 64 bytes */
 
-#define ALWAYS static inline __attribute__((always_inline))
 #define AHEAD 4096 /* bytes, as in avx2.c */
 #define SHORT 8 /* chunks: rows of 768 bytes were read faster four in step (by a tenth), those of 384 one by one (by a quarter) */
 
@@ -15,27 +14,26 @@ typedef struct tables {
     __m512i level[4], spread[2];
 } tables;
 
-ALWAYS __m512i four(const uint8_t *sixteen) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)sixteen)); }
+INLINE __m512i four(const uint8_t *sixteen) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)sixteen)); }
 
-ALWAYS __m512i load(const void *at) { return _mm512_loadu_si512(at); }
+INLINE __m512i load(const void *at) { return _mm512_loadu_si512(at); }
 
-ALWAYS tables tables_of(const tq_levels8 *levels, int bits) {
+INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < codes; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> k * bits & ((1 << bits) - 1)];
+    for (int k = 0; k < TQ_IN_NIBBLE(bits); k++) {
+        tq_nibble_levels(levels, bits, k, bytes);
         made.level[k] = four(bytes);
     }
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 1) << 2 | (i & 4) << 4);
-    made.spread[0] = four(bytes);
-    for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i & 2) << 1 | (i & 8) << 3);
-    made.spread[1] = four(bytes);
+    for (int k = 0; k < 2; k++) {
+        tq_nibble_spread(k, bytes);
+        made.spread[k] = four(bytes);
+    }
     return made;
 }
 
 /* The levels of a chunk, phase by phase; the steps are those of avx2_planes.h. */
-ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, __m512i *out) {
+INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, __m512i *out) {
     const __m512i nibble = _mm512_set1_epi8(15);
     __m512i x = load(low);
     if (bits == 3) {
@@ -51,7 +49,7 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
         out[3] = _mm512_shuffle_epi8(t->level[0], _mm512_srli_epi16(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits;
+    const int codes = TQ_IN_NIBBLE(bits);
     __m512i first = _mm512_and_si512(x, nibble), second = _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble);
     for (int k = 0; k < codes; k++) {
         out[k] = _mm512_shuffle_epi8(t->level[k], first);
@@ -59,22 +57,26 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
     }
 }
 
-ALWAYS __m256i halves(__m512i x) { return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)); }
+INLINE __m256i halves(__m512i x) { return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)); }
 
 /* Four vectors of 32-bit lanes to their four sums. */
-ALWAYS __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
-    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(halves(a), halves(b)), _mm256_hadd_epi32(halves(c), halves(d)));
+INLINE __m128i sums_of_256(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
-ALWAYS __m512i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m512i acc) {
+INLINE __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
+    return sums_of_256(halves(a), halves(b), halves(c), halves(d));
+}
+
+INLINE __m512i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m512i acc) {
     __m512i level[8];
     levels_of(bits, low, high, t, level);
     for (int p = 0; p < (int)TQ_PHASES(bits); p++) acc = _mm512_dpbusd_epi32(acc, level[p], load(query + 64 * p));
     return acc;
 }
 
-ALWAYS void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
+INLINE void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
                       int32_t *out) {
     const tables t = tables_of(levels, bits);
     const size_t stride = from->stride, step = 64 * TQ_PHASES(bits);
@@ -104,7 +106,7 @@ ALWAYS void scan_bits(int bits, const tq_levels8 *levels, const int8_t *query, c
 }
 
 /* Two sums, or a row waits for its last product. */
-ALWAYS __m512i row_dot(int bits, const uint8_t *row, const int8_t *query, const tables *t, size_t chunks) {
+INLINE __m512i row_dot(int bits, const uint8_t *row, const int8_t *query, const tables *t, size_t chunks) {
     const size_t step = 64 * TQ_PHASES(bits);
     __m512i even = _mm512_setzero_si512(), odd = even;
     size_t i = 0;
@@ -118,7 +120,7 @@ ALWAYS __m512i row_dot(int bits, const uint8_t *row, const int8_t *query, const 
 
 /* One plane, row by row from start to end: the processor then reads ahead by itself nearly as fast as it reads at all, which rows
  * in step and prefetches of ours hinder. */
-ALWAYS void scan_short(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
+INLINE void scan_short(int bits, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks,
                        int32_t *out) {
     const tables t = tables_of(levels, bits);
     const size_t stride = from->stride;
@@ -132,18 +134,13 @@ ALWAYS void scan_short(int bits, const tq_levels8 *levels, const int8_t *query, 
     for (; r < from->rows; r++, row += stride) out[r] = _mm512_reduce_add_epi32(row_dot(bits, row, query, &t, chunks));
 }
 
-ALWAYS __m256i half_dot(const uint8_t *low, const int8_t *query, __m256i table, __m256i acc) {
+INLINE __m256i half_dot(const uint8_t *low, const int8_t *query, __m256i table, __m256i acc) {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i x = _mm256_loadu_si256((const __m256i *)low);
     __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
     __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
     acc = _mm256_dpbusd_epi32(acc, even, _mm256_loadu_si256((const __m256i *)query));
     return _mm256_dpbusd_epi32(acc, odd, _mm256_loadu_si256((const __m256i *)(query + 64)));
-}
-
-ALWAYS __m128i sums_of_256(__m256i a, __m256i b, __m256i c, __m256i d) {
-    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
 /* 4 bits by halves of a chunk: one query waits for memory, and 32-byte loads wait less than 64-byte ones. */
@@ -184,7 +181,7 @@ static void scan8(const tq_levels8 *levels, const int8_t *query, const tq_packed
     else scan_bits(1, levels, query, from, chunks, out);
 }
 
-ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
+INLINE void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
     const tables t = tables_of(levels, bits);
     for (size_t r = 0; r < from->rows; r++) {
         const uint8_t *low = from->plane[0] + r * from->stride, *high = bits == 3 ? from->plane[1] + r * from->stride : NULL;
@@ -198,15 +195,16 @@ ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows
 }
 
 static void expand8(const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
-    if (levels->lanes == 32) below.expand8(levels, from, chunks, tile);
-    else if (levels->bits == 4) expand_bits(4, levels, from, chunks, tile);
-    else if (levels->bits == 3) expand_bits(3, levels, from, chunks, tile);
-    else if (levels->bits == 2) expand_bits(2, levels, from, chunks, tile);
-    else expand_bits(1, levels, from, chunks, tile);
+    if (levels->lanes == 32) {
+        below.expand8(levels, from, chunks, tile);
+        return;
+    }
+#define EXPAND(bits) expand_bits(bits, levels, from, chunks, tile)
+    TQ_FOR_WIDTH_TO_4(levels->bits, EXPAND)
 }
 
 /* Four tile rows times `queries` (2 or 4). */
-ALWAYS void block(const uint8_t *row, const int8_t *query, size_t query_stride, int queries, size_t length, int32_t *out,
+INLINE void block(const uint8_t *row, const int8_t *query, size_t query_stride, int queries, size_t length, int32_t *out,
                   size_t stride) {
     __m512i sum[4][4];
     for (int i = 0; i < queries; i++)

@@ -6,20 +6,18 @@
 
 #include "levels.h"
 
-ALWAYS int32x4_t half_dot(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc) {
+INLINE int32x4_t half_dot(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc) {
     for (int p = 0; p < (int)TQ_PHASES(bits); p++) acc = vdotq_s32(acc, vreinterpretq_s8_u8(level[p]), query[p]);
     return acc;
 }
 
 static void scan8(const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks, int32_t *out) {
-    if (levels->bits == 4) scan_bits(4, half_dot, levels, query, from, chunks, out);
-    else if (levels->bits == 3) scan_bits(3, half_dot, levels, query, from, chunks, out);
-    else if (levels->bits == 2) scan_bits(2, half_dot, levels, query, from, chunks, out);
-    else scan_bits(1, half_dot, levels, query, from, chunks, out);
+#define SCAN(bits) scan_bits(bits, half_dot, levels, query, from, chunks, out)
+    TQ_FOR_WIDTH_TO_4(levels->bits, SCAN)
 }
 
 /* Four tile rows times `queries` (2 or 4). */
-ALWAYS void block(int queries, const uint8_t *row, const int8_t *query, size_t query_stride, size_t length, int32_t *out,
+INLINE void block(int queries, const uint8_t *row, const int8_t *query, size_t query_stride, size_t length, int32_t *out,
                   size_t stride) {
     int32x4_t sum[4][4];
     for (int i = 0; i < queries; i++)

@@ -9,17 +9,17 @@
 
 #include "levels.h"
 
-ALWAYS int16x8_t products(uint8x16_t level, int8x16_t query) {
+INLINE int16x8_t products(uint8x16_t level, int8x16_t query) {
     int8x16_t x = vreinterpretq_s8_u8(level); /* at most 127 */
     return vmlal_high_s8(vmull_s8(vget_low_s8(x), vget_low_s8(query)), x, query);
 }
 
-ALWAYS int16x8_t more_products(int16x8_t narrow, uint8x16_t level, int8x16_t query) {
+INLINE int16x8_t more_products(int16x8_t narrow, uint8x16_t level, int8x16_t query) {
     int8x16_t x = vreinterpretq_s8_u8(level);
     return vmlal_high_s8(vmlal_s8(narrow, vget_low_s8(x), vget_low_s8(query)), x, query);
 }
 
-ALWAYS int32x4_t half_dot(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc) {
+INLINE int32x4_t half_dot(int bits, const uint8x16_t *level, const int8x16_t *query, int32x4_t acc) {
     int phases = (int)TQ_PHASES(bits), fold = (int)TQ_FOLD8(bits);
     for (int p = 0; p < phases; p += fold) {
         int16x8_t narrow = products(level[p], query[p]);
@@ -30,13 +30,11 @@ ALWAYS int32x4_t half_dot(int bits, const uint8x16_t *level, const int8x16_t *qu
 }
 
 static void scan8(const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from, size_t chunks, int32_t *out) {
-    if (levels->bits == 4) scan_bits(4, half_dot, levels, query, from, chunks, out);
-    else if (levels->bits == 3) scan_bits(3, half_dot, levels, query, from, chunks, out);
-    else if (levels->bits == 2) scan_bits(2, half_dot, levels, query, from, chunks, out);
-    else scan_bits(1, half_dot, levels, query, from, chunks, out);
+#define SCAN(bits) scan_bits(bits, half_dot, levels, query, from, chunks, out)
+    TQ_FOR_WIDTH_TO_4(levels->bits, SCAN)
 }
 
-ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
+INLINE void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
     const tables t = tables_of(levels, bits);
     for (size_t r = 0; r < from->rows; r++) {
         const uint8_t *low = from->plane[0] + r * from->stride, *high = bits == 3 ? from->plane[1] + r * from->stride : low;
@@ -53,14 +51,12 @@ ALWAYS void expand_bits(int bits, const tq_levels8 *levels, const tq_packed_rows
 }
 
 static void expand8(const tq_levels8 *levels, const tq_packed_rows *from, size_t chunks, uint8_t *tile) {
-    if (levels->bits == 4) expand_bits(4, levels, from, chunks, tile);
-    else if (levels->bits == 3) expand_bits(3, levels, from, chunks, tile);
-    else if (levels->bits == 2) expand_bits(2, levels, from, chunks, tile);
-    else expand_bits(1, levels, from, chunks, tile);
+#define EXPAND(bits) expand_bits(bits, levels, from, chunks, tile)
+    TQ_FOR_WIDTH_TO_4(levels->bits, EXPAND)
 }
 
 /* Four tile rows times two queries: eight sums of 32 bits and eight of 16 in registers. */
-ALWAYS void dots_fold(size_t fold, const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count,
+INLINE void dots_fold(size_t fold, const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count,
                       size_t length, int32_t *out, size_t stride) {
     for (size_t r = 0; r < rows; r += 4)
         for (size_t q = 0; q < count; q += 2) {

@@ -4,33 +4,29 @@
 
 #include <arm_neon.h>
 
-#include "score/score.h"
-
-#define ALWAYS static inline __attribute__((always_inline))
+#include "score/nibbles.h"
 
 typedef struct tables {
     uint8x16_t level[4];  /* by nibble: of its low code, and (1 and 2 bits) of the codes above */
     uint8x16_t spread[2]; /* 3 bits: the high bits of even and of odd codes, moved above the codes' low bits */
 } tables;
 
-ALWAYS tables tables_of(const tq_levels8 *levels, int bits) {
+INLINE tables tables_of(const tq_levels8 *levels, int bits) {
     tables made;
     uint8_t bytes[16];
-    int codes = bits < 3 ? 4 / bits : 1;
-    for (int k = 0; k < 4; k++) {
-        int shift = k < codes ? k * bits : 0;
-        for (int i = 0; i < 16; i++) bytes[i] = levels->level[i >> shift & ((1 << bits) - 1)];
+    for (int k = 0; k < 4; k++) { /* those beyond are looked up by nobody */
+        tq_nibble_levels(levels, bits, k < TQ_IN_NIBBLE(bits) ? k : 0, bytes);
         made.level[k] = vld1q_u8(bytes);
     }
     for (int k = 0; k < 2; k++) {
-        for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)((i >> k & 1) << 2 | (i >> k & 4) << 4);
+        tq_nibble_spread(k, bytes);
         made.spread[k] = vld1q_u8(bytes);
     }
     return made;
 }
 
 /* The levels of 16 bytes by phase; `nibbles` are, for 3 bits, the high bits of each byte's four codes. */
-ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tables *t, uint8x16_t *out) {
+INLINE void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tables *t, uint8x16_t *out) {
     const uint8x16_t nibble = vdupq_n_u8(15);
     if (bits == 3) {
         const uint8x16_t pairs = vdupq_n_u8(0x33);
@@ -43,7 +39,7 @@ ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tab
         out[3] = vqtbl1q_u8(t->level[0], vshrq_n_u8(odd, 4));
         return;
     }
-    int codes = bits == 4 ? 1 : 4 / bits; /* in a nibble */
+    const int codes = TQ_IN_NIBBLE(bits);
     uint8x16_t first = vandq_u8(x, nibble), second = vshrq_n_u8(x, 4);
     for (int k = 0; k < codes; k++) {
         out[k] = vqtbl1q_u8(t->level[k], first);
@@ -52,7 +48,7 @@ ALWAYS void levels_of_half(int bits, uint8x16_t x, uint8x16_t nibbles, const tab
 }
 
 /* The levels of 16 bytes at `low`; `high` is the second plane of 3 bits, half as many bytes. */
-ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t *out) {
+INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const tables *t, uint8x16_t *out) {
     uint8x16_t nibbles = vdupq_n_u8(0);
     if (bits == 3) {
         uint8x16_t y = vcombine_u8(vld1_u8(high), vdup_n_u8(0));
@@ -62,7 +58,7 @@ ALWAYS void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
 }
 
 /* Four registers of 32-bit lanes to their four sums. */
-ALWAYS int32x4_t sums_of(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
+INLINE int32x4_t sums_of(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
     return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
 }
 
@@ -75,7 +71,7 @@ typedef struct four_rows {
 } four_rows;
 
 /* Four rows times half a chunk: the query is loaded once for them, and by halves so that all stays in 32 registers. */
-ALWAYS void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *query, size_t at, four_rows *rows) {
+INLINE void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *query, size_t at, four_rows *rows) {
     int8x16_t asked[8];
     uint8x16_t level[8];
     for (int p = 0; p < (int)TQ_PHASES(bits); p++) asked[p] = vld1q_s8(query + 32 * p);
@@ -90,7 +86,7 @@ ALWAYS void scan_half(int bits, half_dot_of dot, const tables *t, const int8_t *
 }
 
 /* The slot scan8 for one width, with either level's way of multiplying; all of it becomes one loop. */
-ALWAYS void scan_bits(int bits, half_dot_of dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
+INLINE void scan_bits(int bits, half_dot_of dot, const tq_levels8 *levels, const int8_t *query, const tq_packed_rows *from,
                       size_t chunks, int32_t *out) {
     const tables t = tables_of(levels, bits);
     const size_t stride = from->stride, step = 32 * TQ_PHASES(bits);

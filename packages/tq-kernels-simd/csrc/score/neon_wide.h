@@ -7,7 +7,7 @@
 #include "score/neon_planes.h"
 
 /* `width` bits of each of 32 coordinates from j on, one a byte, in the natural order. */
-ALWAYS uint8x16x2_t plane_codes(const uint8_t *plane, size_t width, size_t j) {
+INLINE uint8x16x2_t plane_codes(const uint8_t *plane, size_t width, size_t j) {
     const uint8_t *at = plane + j * width / 8;
     if (width == 8) return (uint8x16x2_t){{vld1q_u8(at), vld1q_u8(at + 16)}};
     if (width == 4) {
@@ -31,7 +31,7 @@ ALWAYS uint8x16x2_t plane_codes(const uint8_t *plane, size_t width, size_t j) {
 }
 
 /* One byte of the levels of 16 codes. A look-up sees 64 entries; codes beyond them leave what others found. */
-ALWAYS uint8x16_t entries(const uint8_t *table, size_t bits, uint8x16_t code) {
+INLINE uint8x16_t entries(const uint8_t *table, size_t bits, uint8x16_t code) {
     if (bits <= 4) return vqtbl1q_u8(vld1q_u8(table), code);
     if (bits == 5) return vqtbl2q_u8((uint8x16x2_t){{vld1q_u8(table), vld1q_u8(table + 16)}}, code);
     uint8x16_t found = vdupq_n_u8(0);
@@ -43,7 +43,7 @@ ALWAYS uint8x16_t entries(const uint8_t *table, size_t bits, uint8x16_t code) {
     return found;
 }
 
-ALWAYS void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_rows *from, size_t length, int16_t *tile) {
+INLINE void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_rows *from, size_t length, int16_t *tile) {
     uint8_t low[256] = {0}, high[256] = {0};
     for (size_t c = 0; c < (size_t)1 << bits; c++) {
         low[c] = (uint8_t)level16[c];
@@ -68,21 +68,13 @@ ALWAYS void expand16_bits(size_t bits, const int16_t *level16, const tq_packed_r
 }
 
 static void expand16(const int16_t *level16, size_t bits, const tq_packed_rows *from, size_t length, int16_t *tile) {
-    switch (bits) {
-    case 1: expand16_bits(1, level16, from, length, tile); break;
-    case 2: expand16_bits(2, level16, from, length, tile); break;
-    case 3: expand16_bits(3, level16, from, length, tile); break;
-    case 4: expand16_bits(4, level16, from, length, tile); break;
-    case 5: expand16_bits(5, level16, from, length, tile); break;
-    case 6: expand16_bits(6, level16, from, length, tile); break;
-    case 7: expand16_bits(7, level16, from, length, tile); break;
-    default: expand16_bits(8, level16, from, length, tile); break;
-    }
+#define EXPAND16(width) expand16_bits(width, level16, from, length, tile)
+    TQ_FOR_WIDTH_TO_8(bits, EXPAND16)
 }
 
 /* `rows` tile rows times `queries` queries. A 32-bit lane takes one product in eight: 128 * 4095^2 < 2^31 in TQ_SEGMENT16, after
  * which vpadalq widens it. */
-ALWAYS void block16(int rows, int queries, const int16_t *row, const int16_t *query, size_t query_stride, size_t length,
+INLINE void block16(int rows, int queries, const int16_t *row, const int16_t *query, size_t query_stride, size_t length,
                     int64_t *out, size_t stride) {
     int64x2_t total[2][4];
     for (int i = 0; i < queries; i++)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "levels.h"
+#include "specialize.h"
 #include "trellis/trellis.h"
 
 /* Sixteen windows at once: their metrics come from 16 >> bits nodes that follow each other, each of them for 2^bits windows. */
@@ -89,13 +90,9 @@ static inline void forward_eight(const tq_codebook *book, const int16_t *x, size
 }
 
 static void forward(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history) {
-    int is_small = book->nodes == 8;
-    switch (book->bits) {
-        case 1: is_small ? forward_eight(book, x, steps, history, 1) : forward_bits(book, x, steps, history, 1); break;
-        case 2: is_small ? forward_eight(book, x, steps, history, 2) : forward_bits(book, x, steps, history, 2); break;
-        case 3: is_small ? forward_eight(book, x, steps, history, 3) : forward_bits(book, x, steps, history, 3); break;
-        default: is_small ? forward_eight(book, x, steps, history, 4) : forward_bits(book, x, steps, history, 4);
-    }
+    const int is_small = book->nodes == 8;
+#define FORWARD(bits) is_small ? forward_eight(book, x, steps, history, bits) : forward_bits(book, x, steps, history, bits)
+    TQ_FOR_WIDTH_TO_4(book->bits, FORWARD)
 }
 
 /* Every `stride`-th of eight numbers. */

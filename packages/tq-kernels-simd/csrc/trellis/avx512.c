@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "levels.h"
+#include "specialize.h"
 #include "trellis/trellis.h"
 
 /* Thirty-two windows at once, as avx2.c has sixteen: their metrics come from 32 >> bits nodes that follow each other. */
@@ -70,12 +71,8 @@ static inline void forward_bits(const tq_codebook *book, const int16_t *x, size_
 }
 
 static void forward_wide(const tq_codebook *book, const int16_t *x, size_t steps, uint16_t *history) {
-    switch (book->bits) {
-        case 1: forward_bits(book, x, steps, history, 1); break;
-        case 2: forward_bits(book, x, steps, history, 2); break;
-        case 3: forward_bits(book, x, steps, history, 3); break;
-        default: forward_bits(book, x, steps, history, 4);
-    }
+#define FORWARD(bits) forward_bits(book, x, steps, history, bits)
+    TQ_FOR_WIDTH_TO_4(book->bits, FORWARD)
 }
 
 void tq_trellis_avx512(tq_trellis_slots *slots) { slots->forward_wide = forward_wide; }

@@ -1,4 +1,5 @@
 #include "baseline.h"
+#include "specialize.h"
 #include "trellis/circle.h"
 
 static int clamped(int value) { return value > 32767 ? 32767 : value < -32768 ? -32768 : value; }
@@ -56,21 +57,13 @@ static unsigned backward(const tq_codebook *book, const int16_t *x, size_t steps
 
 static void levels(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, int16_t *out) {
     tq_circle_open(book, packed, scratch);
-    switch (book->bits) {
-        case 1: TQ_EACH_WINDOW(book, scratch, 1, LEVEL); break;
-        case 2: TQ_EACH_WINDOW(book, scratch, 2, LEVEL); break;
-        case 3: TQ_EACH_WINDOW(book, scratch, 3, LEVEL); break;
-        default: TQ_EACH_WINDOW(book, scratch, 4, LEVEL);
-    }
+#define EACH_LEVEL(bits) TQ_EACH_WINDOW(book, scratch, bits, LEVEL)
+    TQ_FOR_WIDTH_TO_4(book->bits, EACH_LEVEL)
 }
 
 static void pairs(const tq_codebook *book, const uint8_t *circle, float *out) {
-    switch (book->bits) {
-        case 1: TQ_EACH_PAIR(book, circle, 1, PAIR, CENTROID); break;
-        case 2: TQ_EACH_PAIR(book, circle, 2, PAIR, CENTROID); break;
-        case 3: TQ_EACH_PAIR(book, circle, 3, PAIR, CENTROID); break;
-        default: TQ_EACH_PAIR(book, circle, 4, PAIR, CENTROID);
-    }
+#define EACH_PAIR(bits) TQ_EACH_PAIR(book, circle, bits, PAIR, CENTROID)
+    TQ_FOR_WIDTH_TO_4(book->bits, EACH_PAIR)
 }
 
 static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, float *out) {
@@ -79,12 +72,8 @@ static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *s
         pairs(book, scratch, out);
         return;
     }
-    switch (book->bits) {
-        case 1: TQ_EACH_WINDOW(book, scratch, 1, CENTROID); break;
-        case 2: TQ_EACH_WINDOW(book, scratch, 2, CENTROID); break;
-        case 3: TQ_EACH_WINDOW(book, scratch, 3, CENTROID); break;
-        default: TQ_EACH_WINDOW(book, scratch, 4, CENTROID);
-    }
+#define EACH_CENTROID(bits) TQ_EACH_WINDOW(book, scratch, bits, CENTROID)
+    TQ_FOR_WIDTH_TO_4(book->bits, EACH_CENTROID)
 }
 
 const tq_trellis_slots tq_trellis_baseline = {

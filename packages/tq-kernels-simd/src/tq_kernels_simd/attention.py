@@ -39,12 +39,19 @@ class Partial(NamedTuple):
 
 
 def merge(parts: Sequence[Partial]) -> Partial:
-    """One partial for the tokens of all parts, in one basis; their order matters for rounding only."""
+    """One partial for the tokens of all parts, in one basis; their order matters for rounding only.
+
+    Raises ShapeMismatch for no parts, values of several shapes, and maxima or sums that are not one a row of values.
+    """
     if not parts:
         raise ShapeMismatch("merge needs at least one part")
     shapes = [part.values.shape for part in parts]
     if any(shape != shapes[0] for shape in shapes):
         raise ShapeMismatch(f"parts to merge must have values of one shape, got {shapes}")
+    for part in parts:
+        if not part.maxima.shape == part.sums.shape == shapes[0][:-1]:
+            got = part.maxima.shape, part.sums.shape
+            raise ShapeMismatch(f"parts to merge must have maxima and sums of shape {shapes[0][:-1]}, got {got}")
     maxima = np.max([part.maxima for part in parts], axis=0)
     base = np.where(np.isneginf(maxima), np.float32(0), maxima)
     values, sums = np.zeros_like(parts[0].values), np.zeros_like(parts[0].sums)
@@ -133,6 +140,8 @@ class PackedAttention:
         scale * <query, key>, then softcap * tanh(logit / softcap) where softcap > 0. Raises typed errors before
         anything is written.
         """
+        if not isinstance(queries, np.ndarray):
+            raise InvalidDtype(f"queries must be an array, got {type(queries)}")
         if queries.ndim != 4 or queries.shape[3] != self.keys.dim:
             raise ShapeMismatch(f"queries must be (lanes, groups, count, {self.keys.dim}), got {queries.shape}")
         if queries.dtype != np.float32:

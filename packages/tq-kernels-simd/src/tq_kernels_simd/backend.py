@@ -14,7 +14,6 @@ from tq_core.numpy_backend import NumpyBackend
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
-from tq_core.trellis_table import Trellis
 from tq_kernels_simd import _simd
 from tq_kernels_simd.plan import pack_plan, pack_rotation, pack_sketch
 
@@ -145,17 +144,10 @@ class SimdBackend(NumpyBackend):
         return packed
 
     def _packed(self, plan: Plan) -> object:
-        """The packed form of a plan, kept as long as its rotation; the rest of a plan is told by its numbers."""
-        book, sketch = plan.codebook, plan.sketch
+        """The packed form of a plan, kept as long as its rotation; sketches are told by what they are drawn from."""
+        sketch = plan.sketch
         drawn = None if sketch is None else (sketch.kind, sketch.seed, sketch.projections)
-        key = (
-            book.bits,
-            book.states if isinstance(book, Trellis) else 0,
-            plan.rule,
-            plan.candidates,
-            plan.strict,
-            drawn,
-        )
+        key = (plan.codebook, plan.rule, plan.candidates, plan.strict, drawn)
         of_rotation = self._plans.setdefault(plan.rotation, {})
         found = of_rotation.get(key)
         if found is None:
