@@ -180,6 +180,10 @@ def test_forks_share_memory_until_one_grows(vectors):
         (lambda c: c.repeat(0), InvalidSpec, "times must lie in 1"),
         (lambda c: c.crop([1]), ShapeMismatch, "one for each of 2 rows, got 1"),
         (lambda c: c.crop([1, -9]), InvalidSpec, "tokens must lie in -5"),
+        (lambda c: c.crop(np.array(3)), InvalidSpec, "tokens must be an integer, got array"),
+        (lambda c: c.crop(np.ones((2, 2), int)), InvalidSpec, "tokens must be an integer, got array"),
+        (lambda c: DecoderCache.merge([c, 1]), InvalidSpec, "merge takes a list of DecoderCache"),
+        (lambda c: DecoderCache.merge(iter([c])), InvalidSpec, "merge takes a list of DecoderCache"),
         (lambda c: DecoderCache.merge([]), ShapeMismatch, "at least one cache"),
         (lambda c: DecoderCache.merge([c, DecoderCache(1, HEADS, DIM, "safe")]), PolicyMismatch, "differ in policy"),
         (

@@ -186,7 +186,8 @@ def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state
     logits = tile.scores(queries).reshape(heads, count, high - low)
     logits *= np.float32(asked.scale)
     if asked.softcap > 0:
-        np.tanh(logits / np.float32(asked.softcap), out=logits)
+        with np.errstate(over="ignore"):  # infinitely far beyond the cap is at the cap
+            np.tanh(logits / np.float32(asked.softcap), out=logits)
         logits *= np.float32(asked.softcap)
     _hide(logits, asked.view, lane, low, high)
     largest, total, summed = state.largest[lane], state.total[lane], state.summed[lane]

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache.checks import float_array
+from tq_cache.floats import require_float32
 from tq_cache.grammar import GIVEN
 from tq_cache.plan import Given
 from tq_cache.policy import CachePolicy
-from tq_core import InvalidSpec, ScaleRange
+from tq_core import InvalidSpec
 
 Array = NDArray[np.floating]
 
@@ -25,7 +26,7 @@ def given(
 ) -> Given:
     """The arrays, (*lead, dim) as they come, checked against what the layers' policies say; (*full, dim) as they go.
 
-    InvalidSpec for what is missing or of no use, ShapeMismatch, InvalidDtype or NotFinite for what is wrong.
+    InvalidSpec for what is missing or of no use, ShapeMismatch, InvalidDtype, NotFinite or ScaleRange for bad arrays.
     """
     wanted = {name for policy in policies for name in ("kmean", "ksplit", "vsplit") if getattr(policy, name) == GIVEN}
     found: list[Array | None] = []
@@ -46,8 +47,6 @@ def given(
         checked = float_array(array, name, (*lead, dim))
         if name != "key_means" and (checked < 0).any():
             raise InvalidSpec(f"{name} are mean squares, 0 or more, got {checked[checked < 0][0]}")
-        with np.errstate(over="ignore"):
-            if not np.isfinite(checked.astype(np.float32)).all():
-                raise ScaleRange(f"{name} are beyond float32")
+        require_float32(checked, name)
         found.append(checked.reshape(*full, dim))
     return Given(*found)

@@ -14,6 +14,7 @@ from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.plan import Given, Planner
 from tq_cache.policy import CachePolicy
 from tq_cache.snapshot_facts import Shape, own_policy
+from tq_core.checks import seed_value
 
 
 class PackedCache:
@@ -45,7 +46,7 @@ class PackedCache:
         self.head_dim = checks.dimension(head_dim, "head_dim")
         self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
         self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
-        self.seed, self.backend = checks.seed_value(seed), backend
+        self.seed, self.backend = seed_value(seed), backend
         self.policy = own_policy(self._shape(""), policy)
         dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
         planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
