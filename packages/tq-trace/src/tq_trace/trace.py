@@ -8,9 +8,11 @@ from typing import Any, BinaryIO, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_cache.atomic_file import as_path, write_file
 from tq_core import CorruptData, InvalidSpec, NotFinite, TurboQuantError
-from tq_trace import atomic, bfloat16, checks, container, layout
+from tq_trace import bfloat16, checks, container, layout
 from tq_trace.bfloat16 import Bfloat16
+from tq_trace.errors import FILES
 from tq_trace.metadata import Metadata
 
 _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
@@ -164,7 +166,7 @@ class KvTrace:
         def write(file: BinaryIO) -> None:
             layout.write(file, self._tensors, self._metadata.to_strings())
 
-        atomic.write_file(path, write, overwrite=overwrite)
+        write_file(as_path(path), write, overwrite=overwrite, refusals=FILES)
 
     def _floats(self, name: str, index: Any = slice(None)) -> NDArray[np.floating]:
         kind, array = self._tensors[name]
