@@ -25,6 +25,7 @@ class FloatCodec:
         self.dtype = np.dtype("<f2" if bits == 16 else "<f4")
         self.fields: dict[str, tuple[int | None, np.dtype[Any]]] = {"packed": (dim, self.dtype)}
         self.tables: tuple[NDArray[Any], ...] = ()
+        self.scratch = 4  # bytes a number: float16 is widened
 
     @property
     def spec(self) -> dict[str, Any]:
