@@ -16,6 +16,7 @@ POLICIES = [
     "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
     "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,head1.vscale=mse",
     "k=mse2.25,v=mse3.5,window=2",
+    "k=trellis4s8,v=trellis3s8,kmean=2,sinks=1,window=2",
 ]
 
 
@@ -200,3 +201,18 @@ def test_a_bad_mutation_changes_nothing(call, error, says, vectors):
     with pytest.raises(error, match=says):
         call(cache)
     assert (cache.keys(0).tobytes(), cache.lengths, cache.ledger()) == before
+
+
+@pytest.mark.parametrize("grows", ["twin", "cache"])
+def test_a_fork_does_not_see_the_other_move_its_tokens_down(grows, vectors):
+    """Evicted tokens leave room in front, into which an array that is not shared would move."""
+    cache = QuantizedKVCache(DIM, "k=mse4,v=mse4", max_tokens=20)
+    cache.append(vectors(20, DIM), vectors(20, DIM))
+    for seed in range(1, 18):
+        cache.append(vectors(1, DIM, seed=seed), vectors(1, DIM, seed=seed))
+    twin = cache.fork()
+    expected = cache.keys()
+    growing, other = (twin, cache) if grows == "twin" else (cache, twin)
+    for seed in range(40):
+        growing.append(vectors(1, DIM, seed=seed), vectors(1, DIM, seed=seed))
+        assert np.array_equal(other.keys(), expected)

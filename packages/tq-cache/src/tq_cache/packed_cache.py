@@ -53,9 +53,9 @@ class PackedCache:
         known = Given()
         if not from_file:
             lead = {"head": (), "layer": (self.kv_heads,), "decoder": (self.layers, self.kv_heads)}[self.KIND]
-            policies = [own for index in range(self.layers) for own in planner.policies(index)]
+            needs = [pair for index in range(self.layers) for pair in planner.needs(index)]
             arrays = (key_means, key_energies, value_energies)
-            known = given(policies, lead, (self.layers, self.kv_heads), dims, *arrays)
+            known = given(needs, lead, (self.layers, self.kv_heads), dims, *arrays)
         plans = [planner.plan(index, known, self.max_tokens) for index in range(self.layers)]
         self._rows = [[Layer(plan, self.max_tokens, room) for plan in plans] for _ in range(self.batch)]
 
