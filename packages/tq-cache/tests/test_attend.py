@@ -133,20 +133,32 @@ def test_an_empty_cache_gives_zeros_and_no_queries_give_none(vectors):
     assert cache.attend(np.empty((2, 0, 16))).shape == (2, 0, 16)
 
 
-def test_scratch_memory_stays_within_the_workspace(vectors):
-    cache = MultiHeadKVCache(2, 64, "k=mse4,v=mse4,window=32")
+@pytest.mark.parametrize("backend", ["numpy", "auto"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "k=mse4,v=mse4,window=32",
+        "k=prod4,v=prod3",
+        "k=mse2.5,v=mse2.25",
+        "k=mse3.5,v=int4",
+        "k=mse3x32+mse2,v=absmax5",
+        "k=float16,v=float32",
+    ],
+)
+def test_scratch_memory_stays_within_the_workspace(policy, backend, vectors):
+    cache = MultiHeadKVCache(2, 64, policy, backend=backend)
     cache.append(vectors(2, 20_000, 64), vectors(2, 20_000, 64, seed=1))
-    queries = vectors(8, 4, 64, seed=2)
-    cache.attend(queries, workspace_bytes=1 << 20)  # whatever is made once is made
-    for workspace_bytes in (1 << 20, 4 << 20):
-        gc.collect()
-        tracemalloc.start()
-        try:
-            cache.attend(queries, workspace_bytes=workspace_bytes)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert peak <= workspace_bytes + 64_000  # queries, result and Python's own objects
+    for queries in (vectors(8, 4, 64, seed=2), vectors(2, 1, 64, seed=2)):  # scores take memory, or codes alone
+        cache.attend(queries, workspace_bytes=1 << 20)  # whatever is made once is made
+        for workspace_bytes in (1 << 20, 4 << 20):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                cache.attend(queries, workspace_bytes=workspace_bytes)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+            assert peak <= workspace_bytes + 64_000  # queries, result and Python's own objects
     dense = 2 * 20_000 * 64 * 4
     assert workspace_bytes < dense
 

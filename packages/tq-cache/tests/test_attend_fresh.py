@@ -90,7 +90,7 @@ def test_fresh_tokens_come_in_pairs_of_the_cache_s_shape() -> None:
     keys, values = pair(3, KV_HEADS, tokens=2)
     queries = draw(5, QUERY_HEADS, 1, DIMS[0])
     with pytest.raises(InvalidSpec, match="fresh is a pair of keys and values, got ndarray"):
-        cache.attend(queries, fresh=keys)  # type: ignore[arg-type]
+        cache.attend(queries, fresh=keys)
     with pytest.raises(ShapeMismatch, match="keys hold 2 tokens and values 1"):
         cache.attend(queries, fresh=(keys, values[:, :1]))
     with pytest.raises(ShapeMismatch, match="keys must have shape"):

@@ -51,6 +51,8 @@ def _bad(change, value):
         (np.ones((2, 3, DIM)), _bad((0, 1, 7), -np.inf), NotFinite, r"values\[0, 1, 7\] is -inf"),
         (np.ones((2, 9, DIM)) * 1e6, np.ones((2, 9, DIM)), ScaleRange, "norms=float32"),
         (np.ones((2, 9, DIM)), np.ones((2, 9, DIM)) * 1e6, ScaleRange, "norms=float32"),
+        (np.ma.masked_array(np.ones((2, 3, DIM)), True), np.ones((2, 3, DIM)), InvalidDtype, "keys is a masked array"),
+        ([[[1.0], [1.0, 2.0]]], np.ones((2, 3, DIM)), ShapeMismatch, "keys must be an array of rows of one length"),
     ],
 )
 def test_a_failing_append_leaves_every_head_untouched(filled, keys, values, error, says):
@@ -82,6 +84,8 @@ def test_a_failing_update_leaves_the_model_untouched(vectors):
     [
         (lambda: QuantizedKVCache(1, POLICY), InvalidDimension, "head_dim must lie in 2"),
         (lambda: QuantizedKVCache(16.0, POLICY), InvalidDimension, "head_dim must be an integer"),
+        (lambda: QuantizedKVCache(np.array([DIM]), POLICY), InvalidDimension, "head_dim must be an integer, got array"),
+        (lambda: QuantizedKVCache(DIM, POLICY, seed=np.array([1])), InvalidSpec, "seed must be an integer, got array"),
         (lambda: QuantizedKVCache(DIM, POLICY, value_dim=0), InvalidDimension, "value_dim"),
         (lambda: MultiHeadKVCache(0, DIM, POLICY), InvalidSpec, "kv_heads"),
         (lambda: DecoderCache(0, 2, DIM, POLICY), InvalidSpec, "layers"),
@@ -108,12 +112,42 @@ def test_a_cache_that_cannot_be_is_refused(make, error, says):
         (np.ones((0, 1, DIM)), ShapeMismatch, "queries have 0 heads"),
         (np.full((2, 1, DIM), np.nan), NotFinite, r"queries\[0, 0, 0\]"),
         (np.full((2, 1, DIM), 1e300), NotFinite, "as float32"),
+        (np.full((2, 1, DIM), 3e38), ScaleRange, r"queries are beyond 2\*\*64"),
         (np.ones((2, 1, DIM), int), InvalidDtype, "queries must be float16"),
     ],
 )
 def test_bad_queries_are_refused(filled, queries, error, says):
+    for ask in (filled.scores, filled.attend):
+        with pytest.raises(error, match=says):
+            ask(queries)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "auto"])
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"scale": 1e300}, InvalidSpec, r"scale must lie in .* what float32 holds, got 1e\+300"),
+        ({"softcap": 1e-300}, InvalidSpec, "softcap must lie in .* what float32 holds, got 1e-300"),
+        ({"softcap": 0}, InvalidSpec, "softcap must be finite and above 0"),
+        ({"mask": [[True], [True, False]]}, ShapeMismatch, "mask must be an array of rows of one length"),
+        ({"fresh": (np.full((2, 1, DIM), 1e300), np.ones((2, 1, DIM)))}, ScaleRange, "fresh keys are beyond float32"),
+        ({"fresh": (np.ones((2, 1, DIM)), np.full((2, 1, DIM), 1e39))}, ScaleRange, "fresh values are beyond float32"),
+    ],
+)
+def test_bad_options_of_attend_are_refused(options, error, says, backend, vectors):
+    cache = MultiHeadKVCache(2, DIM, POLICY, backend=backend)
+    cache.append(vectors(2, 10, DIM), vectors(2, 10, DIM, seed=1))
     with pytest.raises(error, match=says):
-        filled.scores(queries)
+        cache.attend(np.ones((2, 1, DIM)), **options)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "auto"])
+def test_the_smallest_softcap_leaves_the_sign_of_each_logit(backend, vectors):
+    cache = QuantizedKVCache(DIM, "k=mse4,v=mse4", backend=backend)
+    x = vectors(50, DIM)
+    cache.append(x, x)
+    found = cache.attend(x[:3], softcap=2e-38)  # every logit becomes 0, nearly
+    np.testing.assert_allclose(found, np.repeat(cache.values().mean(axis=0, keepdims=True), 3, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +158,52 @@ def test_a_span_outside_the_cache_is_refused(filled, span, says):
         filled.keys(*span)
 
 
-@pytest.mark.parametrize(("tokens", "says"), [(-11, "must lie in -10"), (1.5, "must be an integer"), (True, "integer")])
+@pytest.mark.parametrize("span", [(1.0, 2), ("a", 2), (0, True), (np.array([0]), 2)])
+def test_a_span_of_no_integers_is_refused(filled, span):
+    for read in (filled.keys, filled.values):
+        with pytest.raises(InvalidSpec, match=r"st(art|op) must be an integer"):
+            read(*span)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (-11, "must lie in -10"),
+        (1.5, "must be an integer"),
+        (True, "integer"),
+        (np.array([3]), "must be an integer, got array"),
+    ],
+)
 def test_a_bad_crop_changes_nothing(filled, tokens, says):
     before = _state(filled)
     with pytest.raises(InvalidSpec, match=says):
         filled.crop(tokens)
     assert _state(filled) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (np.array([2**64 - 1], np.uint64), "rows names 18446744073709551615"),  # not -1
+        ([[1], [1, 2]], "rows must be an array of rows of one length"),
+    ],
+)
+def test_a_bad_order_changes_nothing(filled, rows, says):
+    before = _state(filled)
+    with pytest.raises(ShapeMismatch, match=says):
+        filled.reorder(rows)
+    assert _state(filled) == before
+
+
+@pytest.mark.parametrize("side", ["keys", "values"])
+def test_a_sink_beyond_float32_is_refused(side, vectors):
+    cache = QuantizedKVCache(DIM, "k=mse4,v=mse4,sinks=4")
+    cache.append(vectors(2, DIM), vectors(2, DIM))
+    before = _state(cache)
+    tokens = {"keys": np.ones((1, DIM)), "values": np.ones((1, DIM))} | {side: np.full((1, DIM), -1e39)}
+    with pytest.raises(ScaleRange, match=r"sinks are beyond float32, up to 1e\+39; scale the data down"):
+        cache.append(**tokens)
+    assert _state(cache) == before
 
 
 def test_cropping_beyond_the_end_changes_nothing(filled):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tq_cache import CachePolicy, DecoderCache, MultiHeadKVCache, QuantizedKVCache
-from tq_core import TurboQuantMSE, TurboQuantProd, VectorCodec
+from tq_core import TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
 
 DIM = 12
 
@@ -88,6 +88,8 @@ def _always(decode):
 KEYS = [
     ("k=mse3", _always(_row_by_row(TurboQuantMSE(DIM, 3, seed=5), "unbiased")), 0),
     ("k=prod3", _always(_row_by_row(TurboQuantProd(DIM, 3, seed=5), "unbiased")), 0),
+    ("k=trellis4s8", _always(_row_by_row(TrellisQuant(DIM, 4, seed=5, states=8), "unbiased")), 0),
+    ("k=mse2.5", _always(_row_by_row(TurboQuantMSE(DIM, 2.5, seed=5), "unbiased")), 0),
     ("k=float16", _always(lambda row: row.astype(np.float16).astype(np.float32)), 0),
     ("k=mse4,kmean=3", _learned(mean=3), 3),
     ("k=mse4x3+mse2,ksplit=4", _learned(channels=3, split=4), 4),

@@ -1,5 +1,7 @@
 """What a head learns from its first tokens: when it is known, that it stays, what it is worth and what is refused."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -191,7 +193,7 @@ def test_what_is_given_must_be_what_the_policy_asks_for(policy, arrays, error, s
 
 @pytest.mark.parametrize(("limit", "fits"), [(9, False), (10, True)])
 def test_tokens_are_not_evicted_before_anything_is_learned_from_them(limit, fits, vectors):
-    make = lambda: QuantizedKVCache(DIM, "k=mse4,v=mse4x4+mse2,kmean=3,vsplit=7,window=3", max_tokens=limit)  # noqa: E731
+    make = partial(QuantizedKVCache, DIM, "k=mse4,v=mse4x4+mse2,kmean=3,vsplit=7,window=3", max_tokens=limit)
     if fits:
         cache = make()
         cache.append(vectors(40, DIM), vectors(40, DIM))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tq_cache import DecoderCache, MultiHeadKVCache, QuantizedKVCache
+from tq_core import InvalidDtype
 
 POLICIES = [
     "k=mse4,v=mse4",
@@ -76,6 +77,9 @@ def test_bits_and_ratio_count_norms_and_tables(vectors):
     assert ledger.exact_bytes() == 2 * 1000 * 128 * 2
     assert ledger.exact_bytes("float32") == 2 * ledger.exact_bytes()
     assert ledger.ratio() == ledger.exact_bytes() / ledger.total < 16 / 4.125
+    assert ledger.ratio("bfloat16") == ledger.ratio() == ledger.ratio("float32") / 2
+    with pytest.raises(InvalidDtype, match="dtype is the name of a dtype such as 'float16', got 'halves'"):
+        ledger.ratio("halves")
     assert "tables" in str(ledger)
     assert f"{ledger.total:,}" in str(ledger)
 

@@ -16,6 +16,7 @@ POLICIES = [
     "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
     "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,head1.vscale=mse",
     "k=mse2.25,v=mse3.5,window=2",
+    "k=trellis4s8,v=trellis3s8,kmean=2,sinks=1,window=2",
 ]
 
 
@@ -180,6 +181,10 @@ def test_forks_share_memory_until_one_grows(vectors):
         (lambda c: c.repeat(0), InvalidSpec, "times must lie in 1"),
         (lambda c: c.crop([1]), ShapeMismatch, "one for each of 2 rows, got 1"),
         (lambda c: c.crop([1, -9]), InvalidSpec, "tokens must lie in -5"),
+        (lambda c: c.crop(np.array(3)), InvalidSpec, "tokens must be an integer, got array"),
+        (lambda c: c.crop(np.ones((2, 2), int)), InvalidSpec, "tokens must be an integer, got array"),
+        (lambda c: DecoderCache.merge([c, 1]), InvalidSpec, "merge takes a list of DecoderCache"),
+        (lambda c: DecoderCache.merge(iter([c])), InvalidSpec, "merge takes a list of DecoderCache"),
         (lambda c: DecoderCache.merge([]), ShapeMismatch, "at least one cache"),
         (lambda c: DecoderCache.merge([c, DecoderCache(1, HEADS, DIM, "safe")]), PolicyMismatch, "differ in policy"),
         (
@@ -196,3 +201,18 @@ def test_a_bad_mutation_changes_nothing(call, error, says, vectors):
     with pytest.raises(error, match=says):
         call(cache)
     assert (cache.keys(0).tobytes(), cache.lengths, cache.ledger()) == before
+
+
+@pytest.mark.parametrize("grows", ["twin", "cache"])
+def test_a_fork_does_not_see_the_other_move_its_tokens_down(grows, vectors):
+    """Evicted tokens leave room in front, into which an array that is not shared would move."""
+    cache = QuantizedKVCache(DIM, "k=mse4,v=mse4", max_tokens=20)
+    cache.append(vectors(20, DIM), vectors(20, DIM))
+    for seed in range(1, 18):
+        cache.append(vectors(1, DIM, seed=seed), vectors(1, DIM, seed=seed))
+    twin = cache.fork()
+    expected = cache.keys()
+    growing, other = (twin, cache) if grows == "twin" else (cache, twin)
+    for seed in range(40):
+        growing.append(vectors(1, DIM, seed=seed), vectors(1, DIM, seed=seed))
+        assert np.array_equal(other.keys(), expected)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tq_cache import PRESETS, CachePolicy, InvalidPolicy, PolicyMismatch, QuantizedKVCache, Store
+from tq_cache import PRESETS, CachePolicy, DecoderCache, InvalidPolicy, PolicyMismatch, QuantizedKVCache, Store
 from tq_cache.grammar import Override
 from tq_cache.plan import Planner
 from tq_cache.stores import SplitStore
@@ -376,3 +376,29 @@ def test_errors_are_ours_and_pickle():
         assert type(copy) is type(error)
         assert str(copy) == "why"
         assert getattr(copy, "part", None) == getattr(error, "part", None)
+
+
+def test_a_text_of_too_many_options_is_not_read_to_its_end():
+    text = "k=mse4,v=mse4" + ",layer0.k=mse8" * 20_000 + ",nonsense"
+    with pytest.raises(InvalidPolicy, match="at most 1024 options of layers and heads, got 1025 or more") as caught:
+        CachePolicy.parse(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_long_text_is_not_repeated_in_full():
+    with pytest.raises(InvalidPolicy, match="expected name=value at character 15 of 'k=mse4,v=mse4,x") as caught:
+        CachePolicy.parse("k=mse4,v=mse4,x" + ",layer0.k=mse8" * 1000)
+    assert len(str(caught.value)) < 1000
+
+
+def test_layers_with_equal_options_cost_no_policy_each(monkeypatch):
+    made = []
+    real = CachePolicy.__post_init__
+    monkeypatch.setattr(CachePolicy, "__post_init__", lambda self: (made.append(1), real(self))[1])
+    policy = "k=mse4,v=mse4," + ",".join(f"head{i}.k=mse{1 + i % 8}" for i in range(16))
+    counts = []
+    for layers in (1, 40):
+        made.clear()
+        DecoderCache(layers, 16, 16, policy)
+        counts.append(len(made))
+    assert counts[0] == counts[1]

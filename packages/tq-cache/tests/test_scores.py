@@ -111,3 +111,13 @@ def test_the_seed_changes_the_codes_and_the_printed_policy_does_not(vectors):
     assert not np.array_equal(plain[0].keys(), plain[2].keys())
     assert str(caches[0].policy) == "k=mse4,v=mse4,sinks=4,window=128"
     assert np.array_equal(caches[0].keys(), x)
+
+
+def test_update_of_the_largest_float16_stays_finite():
+    cache = DecoderCache(1, 1, 16, "k=mse2,v=mse2,norms=float32")
+    largest = np.full((1, 1, 2, 16), np.finfo(np.float16).max)
+    largest[..., ::2] = 0  # decodes to numbers on either side of what came in
+    keys, values = cache.update(largest.astype(np.float16), -largest.astype(np.float16), 0)
+    assert cache.keys(0).max() > np.finfo(np.float16).max
+    assert keys.dtype == values.dtype == np.float16
+    assert keys.max() == -values.min() == np.finfo(np.float16).max

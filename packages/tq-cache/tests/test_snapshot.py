@@ -20,6 +20,7 @@ POLICIES = [
     "k=mse1,v=mse8,kscale=mse,vscale=norm,vsearch=3,boundary=1@5",
     "k=mse3,v=mse4,kmean=3,sinks=1,window=2",
     "k=mse4x3+mse2,v=mse3x2+mse2,kmean=2,ksplit=3,vsplit=4,head1.k=mse8,layer1.head0.v=int4",
+    "k=trellis3s8,v=trellis4s8,vsearch=3,window=2",
 ]
 DTYPES = [np.float16, np.float32, np.float64]
 

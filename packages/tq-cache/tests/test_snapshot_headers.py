@@ -193,6 +193,19 @@ def test_content_that_no_cache_holds_is_refused_when_first_used(
         QuantizedKVCache.load(path, lazy=False)
 
 
+@pytest.mark.parametrize("tensor", ["sinks", "window"])
+def test_exact_tokens_beyond_float32_are_refused(tmp_path, tensor, apart, sealed):
+    path = tmp_path / "file"
+    cache = QuantizedKVCache(DIM, POLICY)
+    cache.append(np.ones((7, DIM)), np.ones((7, DIM)))  # float64, and exact tokens stay so
+    cache.save(path)
+    header, body = apart(path.read_bytes())
+    start = header[K + tensor]["data_offsets"][0]
+    path.write_bytes(sealed(header, body[:start] + np.float64(1e39).tobytes() + body[start + 8 :]))
+    with pytest.raises(CorruptData, match=rf"k\.{tensor} are beyond float32"):
+        QuantizedKVCache.load(path, lazy=False)
+
+
 def test_sides_that_hold_different_tokens_are_refused(tmp_path, filled, apart, sealed):
     path = tmp_path / "file"
     filled("head", "k=mse4,v=mse4").save(path)

@@ -11,13 +11,14 @@ from tq_core import (
     InvalidDimension,
     InvalidSpec,
     PolarQuant,
+    TrellisQuant,
     TurboQuantMSE,
     TurboQuantProd,
     VectorCodec,
 )
 
 WITH_BITS = [TurboQuantMSE, TurboQuantProd, PolarQuant]
-EVERY = [*WITH_BITS, QJL]
+EVERY = [*WITH_BITS, TrellisQuant, QJL]
 
 
 def make(cls, dim=64, bits=4, **options):

@@ -44,6 +44,17 @@ def test_more_states_and_more_bits_distort_less():
         assert found == sorted(found, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("dim", "bits", "low", "high"),
+    [(256, 1, -0.02, 0.02), (256, 4, -0.03, 0.01), (128, 2, -0.03, 0.03), (40, 1, 0.03, 0.12), (16, 2, 0.15, 0.60)],
+)
+def test_expected_mse_holds_for_long_rows_and_short_ones_have_more(dim, bits, low, high, unit_rows):
+    quantizer = TrellisQuant(dim, bits, states=256)
+    x = unit_rows(40_000 // dim, dim).astype(np.float64)
+    error = ((quantizer.dequantize(quantizer.quantize(x)) - x) ** 2).sum(axis=1).mean()
+    assert low < error / quantizer.expected_mse - 1 < high
+
+
 def test_siblings_start_with_one_value_of_each_stratum():
     start = np.sort(make_trellis.initial(2, 256).astype(int).reshape(64, 4), axis=1)
     for lower, upper in ((0, 1), (1, 2), (2, 3)):

@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from tq_core import TurboQuantError
-from tq_trace import KvTrace, TraceAccess, TraceExists, TraceNotFound, atomic, layout
+from tq_cache import atomic_file
+from tq_trace import KvTrace, TraceAccess, TraceExists, TraceNotFound, layout
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_folder_is_not_replaced(tmp_path, trace):
 
 @pytest.mark.parametrize("path", ["", "/", "a\0b"])
 def test_what_names_no_file_is_refused(path, trace):
-    with pytest.raises(TurboQuantError, match=r"names a folder|not a path|is a folder"):
+    with pytest.raises(TraceAccess, match="not the name of a file"):
         trace.save(path, overwrite=True)
 
 
@@ -114,6 +114,14 @@ def test_a_dangling_link_counts_as_there_and_is_itself_replaced(tmp_path, trace)
     assert KvTrace.load(link) == trace
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, trace):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TraceAccess, match="not a regular file; it will not be replaced"):
+        trace.save(tmp_path / "pipe", overwrite=True)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 def test_a_new_file_has_the_permissions_of_any_other_new_file(tmp_path, trace):
     trace.save(tmp_path / "ours")
@@ -124,5 +132,5 @@ def test_a_new_file_has_the_permissions_of_any_other_new_file(tmp_path, trace):
 
 def test_a_long_name_has_room_for_its_temporary(tmp_path):
     name = "x" * 255
-    atomic.write_file(tmp_path / name, lambda file: file.write(b"1"), overwrite=False)
+    atomic_file.write_file(tmp_path / name, lambda file: file.write(b"1"), overwrite=False)
     assert (tmp_path / name).read_bytes() == b"1"

@@ -240,7 +240,7 @@ def test_a_link_to_a_trace_is_read(tmp_path, trace_file, trace):
 
 
 def test_a_path_with_a_null_byte_is_refused():
-    with pytest.raises(TraceAccess, match="not a path"):
+    with pytest.raises(TraceAccess, match="not the name of a file"):
         KvTrace.load("a\0b")
 
 

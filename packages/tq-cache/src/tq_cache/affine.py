@@ -29,6 +29,7 @@ class AffineCodec:
         if not symmetric:
             self.fields["zeros"] = (None, self.scalar)
         self.tables: tuple[NDArray[Any], ...] = ()
+        self.scratch = 5  # bytes a number: a code and what it decodes to
 
     @property
     def spec(self) -> dict[str, Any]:

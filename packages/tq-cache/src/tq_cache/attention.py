@@ -84,7 +84,7 @@ def attend(
     """
     lanes, heads, count, _ = queries.shape
     out = np.empty((lanes, heads, count, values.dim), np.float32)
-    tile, rows = _tile(keys.dim, values.dim, heads, count, workspace_bytes)
+    tile, rows = _tile(keys, values, heads, count, workspace_bytes)
     can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
     fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
     only_codes = fresh is None and not len(keys.sinks) and not len(keys.recent)
@@ -151,11 +151,12 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
     )
 
 
-def _tile(key_dim: int, value_dim: int, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:
+def _tile(keys: Side, values: Side, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:
     """Tokens a tile and queries a pass, so that unpacked codes, centroids and three score-sized arrays fit."""
-    per_token = 5 * max(key_dim, value_dim)  # one side at a time: a byte of code and a float32 centroid a number
-    rows = min(max(count, 1), max(LEAST_QUERIES, workspace_bytes // (32 * heads * (per_token + key_dim + value_dim))))
-    per_query = 8 * heads * rows * (key_dim + value_dim)  # rotated queries and accumulators
+    per_token = max(side.dim * side.codec.scratch for side in (keys, values))  # one side at a time
+    dims = keys.dim + values.dim
+    rows = min(max(count, 1), max(LEAST_QUERIES, workspace_bytes // (32 * heads * (per_token + dims))))
+    per_query = 8 * heads * rows * dims  # rotated queries and accumulators
     tile = max(0, workspace_bytes - per_query) // (per_token + 20 * heads * rows)
     return max(LEAST_TILE, tile), rows
 
@@ -186,7 +187,8 @@ def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state
     logits = tile.scores(queries).reshape(heads, count, high - low)
     logits *= np.float32(asked.scale)
     if asked.softcap > 0:
-        np.tanh(logits / np.float32(asked.softcap), out=logits)
+        with np.errstate(over="ignore"):  # infinitely far beyond the cap is at the cap
+            np.tanh(logits / np.float32(asked.softcap), out=logits)
         logits *= np.float32(asked.softcap)
     _hide(logits, asked.view, lane, low, high)
     largest, total, summed = state.largest[lane], state.total[lane], state.summed[lane]

@@ -11,7 +11,7 @@ from tq_cache.atomic_file import StrPath
 from tq_cache.errors import PolicyMismatch
 from tq_cache.packed_cache import PackedCache
 from tq_cache.policy import CachePolicy
-from tq_core import ShapeMismatch
+from tq_core import InvalidSpec, ShapeMismatch
 
 
 class BatchCache(PackedCache):
@@ -28,7 +28,7 @@ class BatchCache(PackedCache):
 
     def crop(self, tokens: int | Sequence[int]) -> None:
         """Keep the first `tokens` tokens of every layer (negative: drop that many); or a number for each row."""
-        if isinstance(tokens, (Sequence, np.ndarray)):
+        if isinstance(tokens, Sequence) or (isinstance(tokens, np.ndarray) and tokens.ndim):
             if len(tokens) != self.batch:
                 raise ShapeMismatch(f"crop takes one number or one for each of {self.batch} rows, got {len(tokens)}")
             keep = [checks.kept(number, held) for number, held in zip(tokens, self.lengths, strict=True)]
@@ -71,6 +71,8 @@ class BatchCache(PackedCache):
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:
         """The rows of all caches in one; they agree in model, policy and seed, or PolicyMismatch says where not."""
+        if not isinstance(caches, Sequence) or not all(isinstance(cache, cls) for cache in caches):
+            raise InvalidSpec(f"merge takes a list of {cls.__name__}, got {caches!r:.80}")
         if not caches:
             raise ShapeMismatch("merge takes at least one cache")
         whole = caches[0].fork()

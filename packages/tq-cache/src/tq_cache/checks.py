@@ -6,19 +6,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache.attention import Fresh, View
-from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
+from tq_cache.floats import require_float32
+from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
+from tq_core.checks import MAX_QUERY, as_array, as_floats, integer, require_finite
 
 Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
+LEAST: Final = float(np.finfo(np.float32).tiny)
+MOST: Final = float(np.finfo(np.float32).max)
 
 
 def whole(value: int, low: int, name: str, error: type[Exception] = InvalidSpec) -> int:
     """value as an int in low..2**31, or a typed error."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise error(f"{name} must be an integer, got {value!r:.40}")
-    number = value.__index__()
+    number = integer(value, name, error)
     if not low <= number <= MAX_COUNT:
         raise error(f"{name} must lie in {low}..{MAX_COUNT}, got {number}")
     return number
@@ -27,16 +29,6 @@ def whole(value: int, low: int, name: str, error: type[Exception] = InvalidSpec)
 def dimension(value: int, name: str) -> int:
     """value as an int >= 2, or InvalidDimension."""
     return whole(value, 2, name, InvalidDimension)
-
-
-def seed_value(value: int) -> int:
-    """value as an int in 0..2**64-1, or InvalidSpec; also where no store draws random numbers."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidSpec(f"seed must be an integer, got {value!r:.40}")
-    number = value.__index__()
-    if not 0 <= number < 1 << 64:
-        raise InvalidSpec(f"seed must lie in 0..2**64-1, got {number}")
-    return number
 
 
 def kept(tokens: int, held: int) -> int:
@@ -69,7 +61,10 @@ def fresh(given: tuple[ArrayLike, ArrayLike] | None, lead: tuple[int, ...], dims
         return None
     if not isinstance(given, tuple) or len(given) != 2:
         raise InvalidSpec(f"fresh is a pair of keys and values, got {type(given).__name__}")
-    return Fresh(*tokens(*given, lead, dims))
+    found = Fresh(*tokens(*given, lead, dims))
+    for side, name in zip(found, ("fresh keys", "fresh values"), strict=True):
+        require_float32(side, name)
+    return found
 
 
 def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> NDArray[np.float32]:
@@ -85,18 +80,22 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32, copy=False)
     if narrow is not array:
-        _require_finite(narrow, "queries (as float32)")
+        require_finite(narrow, "queries (as float32)")
+    if np.abs(narrow).max(initial=0) > MAX_QUERY:
+        raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 
 
 def positive(value: float | None, name: str, default: float) -> float:
-    """A finite number above 0 as a float, `default` for None."""
+    """A number above 0 that float32 holds, as a float; `default` for None."""
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise InvalidSpec(f"{name} must be a number, got {value!r:.40}")
     if not (np.isfinite(value) and value > 0):
         raise InvalidSpec(f"{name} must be finite and above 0, got {value}")
+    if not LEAST <= value <= MOST:
+        raise InvalidSpec(f"{name} must lie in {LEAST:.3g}..{MOST:.3g}, what float32 holds, got {value}")
     return float(value)
 
 
@@ -119,21 +118,21 @@ def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: Ar
 
 def positions(given: ArrayLike, held: int, name: str) -> NDArray[np.int64]:
     """A list of indices in 0..held-1 (negative ones count from the end, a bool mask selects), as int64."""
-    array = np.asarray(given)
+    array = as_array(given, name)
     if array.dtype == np.bool_ and array.shape == (held,):
         return np.flatnonzero(array).astype(np.int64)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ShapeMismatch(f"{name} is a list of indices or a mask of {held}, got {array.dtype} {array.shape}")
+    beyond = (array < -held) | (array >= held)
+    if beyond.any():
+        raise ShapeMismatch(f"{name} names {int(array[beyond][0])}, expected {-held}..{held - 1}")
     chosen = array.astype(np.int64)
-    if ((chosen < -held) | (chosen >= held)).any():
-        wrong = int(chosen[(chosen < -held) | (chosen >= held)][0])
-        raise ShapeMismatch(f"{name} names {wrong}, expected {-held}..{held - 1}")
     return np.where(chosen < 0, chosen + held, chosen)
 
 
 def mask_of(mask: ArrayLike, full: tuple[int, int, int, int]) -> NDArray[np.bool_]:
     """A mask (n, tokens), (query heads or 1, n, tokens) or with batch before: (batch, query heads or 1, n, tokens)."""
-    given = np.asarray(mask)
+    given = as_array(mask, "mask")
     if given.dtype != np.bool_:
         raise InvalidDtype(f"mask must be bool, True where a query may look, got {given.dtype}")
     batch, query_heads, count, tokens = full
@@ -156,32 +155,19 @@ def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bo
 
 def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
     """`start, stop` within 0..length; stop None means the end. ShapeMismatch beyond, as nothing is clamped."""
-    last = length if stop is None else stop
-    if not 0 <= start <= last <= length:
-        raise ShapeMismatch(f"tokens {start}..{last} of a cache that holds {length}")
-    return start, last
+    first, last = integer(start, "start"), length if stop is None else integer(stop, "stop")
+    if not 0 <= first <= last <= length:
+        raise ShapeMismatch(f"tokens {first}..{last} of a cache that holds {length}")
+    return first, last
 
 
 def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
     """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
-    array = np.asarray(x)
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # asking for a name is slow
-        array = array.astype(np.float32)
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise InvalidDtype(
-            f"{name} must be float16, float32 or float64, got {array.dtype}; convert it, e.g. with .astype('float32')"
-        )
+    array = as_floats(x, name)
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
     if not fits:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
     native: Floats = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    _require_finite(native, name)
+    require_finite(native, name)
     return native
-
-
-def _require_finite(array: Floats, name: str) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise NotFinite(f"{name}[{', '.join(map(str, where))}] is {array[where]}; all values must be finite")

@@ -12,6 +12,7 @@ from tq_cache.floats import FloatCodec
 from tq_cache.split import SplitCodec
 from tq_cache.stores import AnyStore, SplitStore, Store
 from tq_core import Encoded, ScaleRange, TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec
+from tq_core.codebook import MixedCodebook
 
 F32 = NDArray[np.float32]
 Rows = Mapping[str, NDArray[Any]]  # field name -> (rows, width) or (rows,)
@@ -32,6 +33,10 @@ class TokenCodec(Protocol):
     @property
     def spec(self) -> Mapping[str, Any]:
         """A plain dict that says everything about how rows are encoded."""
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch memory a number that `decode`, `scores` and `combine` take at most, results apart."""
 
     def check(self, rows: Rows) -> None:
         """Raise CorruptData for rows that `encode` never makes; they come from a file."""
@@ -77,6 +82,13 @@ class TurboCodec:
     def spec(self) -> Mapping[str, Any]:
         """As TokenCodec: that of `tq_core.VectorCodec`."""
         return self.codec.spec
+
+    @property
+    def scratch(self) -> int:
+        """As TokenCodec: a byte of code and a float32 centroid; beside them words or, more, the signs of a sketch."""
+        if self.codec.plan.sketch is not None:
+            return 9
+        return 7 if isinstance(self.codec.plan.codebook, MixedCodebook) else 5
 
     def check(self, rows: Rows) -> None:
         """As TokenCodec: padding bits not zero, words beyond their levels, scalars negative or not finite."""

@@ -77,14 +77,18 @@ class DecoderCache(BatchCache):
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Append, then return all keys and values of the layer as the codes decode to, in the dtype that came in.
 
-        Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode.
+        Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode. What
+        decodes to beyond float16, though what came in was within, is returned as float16's largest number.
         """
         self._uniform(layer_idx)
         self.append(key_states, value_states, layer_idx)
         found = []
         for given, held in ((key_states, self.keys(layer_idx)), (value_states, self.values(layer_idx))):
-            dtype = np.asarray(given).dtype
-            found.append(held.astype(dtype.newbyteorder("="), copy=False))
+            dtype = np.asarray(given).dtype.newbyteorder("=")
+            if dtype == np.float16:
+                largest = np.finfo(np.float16).max
+                np.clip(held, -largest, largest, out=held)
+            found.append(held.astype(dtype, copy=False))
         return found[0], found[1]
 
     def keys(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:

@@ -10,6 +10,14 @@ from tq_core import CorruptData, ScaleRange
 F32 = NDArray[np.float32]
 
 
+def require_float32(array: NDArray[np.floating], name: str) -> None:
+    """Raise ScaleRange where a float64 number is beyond float32, in which exact tokens are computed with."""
+    with np.errstate(over="ignore"):
+        fits = array.dtype.itemsize <= 4 or np.isfinite(array.astype(np.float32)).all()
+    if not fits:
+        raise ScaleRange(f"{name} are beyond float32, up to {np.abs(array).max():.6g}; scale the data down")
+
+
 class FloatCodec:
     """float16 or float32 rows, kept as they are or rounded once."""
 
@@ -17,6 +25,7 @@ class FloatCodec:
         self.dtype = np.dtype("<f2" if bits == 16 else "<f4")
         self.fields: dict[str, tuple[int | None, np.dtype[Any]]] = {"packed": (dim, self.dtype)}
         self.tables: tuple[NDArray[Any], ...] = ()
+        self.scratch = 4  # bytes a number: float16 is widened
 
     @property
     def spec(self) -> dict[str, Any]:

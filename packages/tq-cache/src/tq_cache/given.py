@@ -5,17 +5,18 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_cache.basis import Needs
 from tq_cache.checks import float_array
+from tq_cache.floats import require_float32
 from tq_cache.grammar import GIVEN
 from tq_cache.plan import Given
-from tq_cache.policy import CachePolicy
-from tq_core import InvalidSpec, ScaleRange
+from tq_core import InvalidSpec
 
 Array = NDArray[np.floating]
 
 
 def given(
-    policies: Iterable[CachePolicy],
+    needs: Iterable[tuple[Needs, Needs]],
     lead: tuple[int, ...],
     full: tuple[int, int],
     dims: tuple[int, int],
@@ -23,11 +24,16 @@ def given(
     key_energies: ArrayLike | None,
     value_energies: ArrayLike | None,
 ) -> Given:
-    """The arrays, (*lead, dim) as they come, checked against what the layers' policies say; (*full, dim) as they go.
+    """The arrays, (*lead, dim) as they come, checked against what keys and values need; (*full, dim) as they go.
 
-    InvalidSpec for what is missing or of no use, ShapeMismatch, InvalidDtype or NotFinite for what is wrong.
+    InvalidSpec for what is missing or of no use, ShapeMismatch, InvalidDtype, NotFinite or ScaleRange for bad arrays.
     """
-    wanted = {name for policy in policies for name in ("kmean", "ksplit", "vsplit") if getattr(policy, name) == GIVEN}
+    wanted = {
+        option
+        for keys, values in needs
+        for option, need in (("kmean", keys.mean), ("ksplit", keys.split), ("vsplit", values.split))
+        if need == GIVEN
+    }
     found: list[Array | None] = []
     for option, name, array, dim in (
         ("kmean", "key_means", key_means, dims[0]),
@@ -46,8 +52,6 @@ def given(
         checked = float_array(array, name, (*lead, dim))
         if name != "key_means" and (checked < 0).any():
             raise InvalidSpec(f"{name} are mean squares, 0 or more, got {checked[checked < 0][0]}")
-        with np.errstate(over="ignore"):
-            if not np.isfinite(checked.astype(np.float32)).all():
-                raise ScaleRange(f"{name} are beyond float32")
+        require_float32(checked, name)
         found.append(checked.reshape(*full, dim))
     return Given(*found)

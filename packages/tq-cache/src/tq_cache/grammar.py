@@ -16,6 +16,7 @@ STORES: Final = ("k", "v", "kscale", "vscale", "ksearch", "vsearch")
 LEARNED: Final = ("kmean", "ksplit", "vsplit")
 # Options in canonical order; `k` and `v` are required, the rest has defaults that are not printed.
 OPTIONS: Final = (*STORES, *LEARNED, "norms", "sinks", "window", "boundary")
+MAX_OVERRIDES: Final = 1024  # each is checked against the others, and the text may be a stranger's
 BY_LAYER: Final = (*STORES, *LEARNED, "sinks", "window")
 
 _SPAN: Final = r"([0-9]{1,5})(?:-([0-9]{1,5}))?\."
@@ -69,12 +70,15 @@ def parts_of(text: str) -> Parts:
     given: dict[str, Any] = {}
     overrides: list[Override] = []
     position = 0
+
+    def where() -> str:  # made for an error alone: the text may be long
+        return f"at character {position + 1} of {text!r:.500}"
+
     for part in text.split(","):
-        where = f"at character {position + 1} of {text!r}"
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name or not value:
             raise InvalidPolicy(
-                f"expected name=value {where}, got {part.strip()!r}; a policy reads like "
+                f"expected name=value {where()}, got {part.strip()!r}; a policy reads like "
                 f"'k=mse4,v=mse4,window=128' or is one of {', '.join(PRESETS)}",
                 part,
             )
@@ -89,7 +93,9 @@ def parts_of(text: str) -> Parts:
             else:
                 given[name] = READERS[name](value)
         except InvalidPolicy as error:
-            raise InvalidPolicy(f"{error.message} ({part.strip()!r} {where})", part) from None
+            raise InvalidPolicy(f"{error.message} ({part.strip()!r} {where()})", part) from None
+        if len(overrides) > MAX_OVERRIDES:
+            break  # refused as a policy, however many there are
         position += len(part) + 1
     for side in ("k", "v"):
         if side not in given:

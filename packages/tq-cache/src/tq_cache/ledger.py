@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.side import Side
+from tq_core import InvalidDtype
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Ledger:
         return 8 * self.token_bytes / self.values if self.values else 0.0
 
     def exact_bytes(self, dtype: str = "float16") -> int:
-        """Bytes of the same tokens uncompressed."""
-        return self.values * np.dtype(dtype).itemsize
+        """Bytes of the same tokens uncompressed, in a dtype of numpy's or bfloat16; InvalidDtype for another name."""
+        return self.values * (2 if dtype == "bfloat16" else _item_bytes(dtype))
 
     def ratio(self, dtype: str = "float16") -> float:
         """Uncompressed bytes over `total`, everything counted; against float16 unless said otherwise."""
@@ -64,6 +65,13 @@ class Ledger:
         exact = self.exact_bytes()
         lines += [f"{'total':<10} {self.total:>14,}", f"{'float16':<10} {exact:>14,}   ratio {self.ratio():.2f}"]
         return "\n".join([*lines, f"{self.bits_per_value:.3f} bits a value, padding and tables apart"])
+
+
+def _item_bytes(dtype: str) -> int:
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError as error:
+        raise InvalidDtype(f"dtype is the name of a dtype such as 'float16', got {dtype!r:.40}") from error
 
 
 def ledger_of(sides: Iterable[Side]) -> Ledger:

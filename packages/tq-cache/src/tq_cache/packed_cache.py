@@ -14,6 +14,7 @@ from tq_cache.ledger import Ledger, ledger_of
 from tq_cache.plan import Given, Planner
 from tq_cache.policy import CachePolicy
 from tq_cache.snapshot_facts import Shape, own_policy
+from tq_core.checks import seed_value
 
 
 class PackedCache:
@@ -45,16 +46,16 @@ class PackedCache:
         self.head_dim = checks.dimension(head_dim, "head_dim")
         self.value_dim = self.head_dim if value_dim is None else checks.dimension(value_dim, "value_dim")
         self.max_tokens = checks.whole(max_tokens, 0, "max_tokens")
-        self.seed, self.backend = checks.seed_value(seed), backend
+        self.seed, self.backend = seed_value(seed), backend
         self.policy = own_policy(self._shape(""), policy)
         dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
         planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
         known = Given()
         if not from_file:
             lead = {"head": (), "layer": (self.kv_heads,), "decoder": (self.layers, self.kv_heads)}[self.KIND]
-            policies = [own for index in range(self.layers) for own in planner.policies(index)]
+            needs = [pair for index in range(self.layers) for pair in planner.needs(index)]
             arrays = (key_means, key_energies, value_energies)
-            known = given(policies, lead, (self.layers, self.kv_heads), dims, *arrays)
+            known = given(needs, lead, (self.layers, self.kv_heads), dims, *arrays)
         plans = [planner.plan(index, known, self.max_tokens) for index in range(self.layers)]
         self._rows = [[Layer(plan, self.max_tokens, room) for plan in plans] for _ in range(self.batch)]
 

@@ -65,24 +65,29 @@ class Planner:
 
     def plan(self, layer: int, given: Given, max_tokens: int) -> LayerPlan:
         """The plan of a layer; InvalidSpec where `max_tokens` would evict what is yet to be learned from."""
-        own = self.policies(layer)[0]  # sinks and window are those of all heads
+        own = self.policy.plain(layer)  # for all heads; norms are the model's
         groups = tuple(
-            self._group(policy, layer, given, *alike)
-            for policy, alike in zip(self.policies(layer), self.alike(layer), strict=True)
+            self._group(layer, given, *alike) for alike in zip(self.needs(layer), self.alike(layer), strict=True)
         )
         waits = max(side.needs.tokens for group in groups for side in (group.keys, group.values))
-        window = min(own.window, max_tokens) if max_tokens else own.window
+        window = min(own["window"], max_tokens) if max_tokens else own["window"]
         if waits and max_tokens and max_tokens < window + waits:
             raise InvalidSpec(
                 f"max_tokens={max_tokens} evicts tokens before {self.policy} has learned from them; it takes "
                 f"{window + waits} at least, a window of {window} and {waits} tokens that are quantized together"
             )
-        return LayerPlan(self.kv_heads, own.sinks, window, waits, groups)
+        return LayerPlan(self.kv_heads, own["sinks"], window, waits, groups)
 
-    def policies(self, layer: int) -> list[CachePolicy]:
-        """What the heads of each group of a layer follow."""
-        firsts = (0 if heads is None else heads[0] for _, heads in self.alike(layer))
-        return [self.policy.for_layer(layer, self.layers, head) for head in firsts]
+    def needs(self, layer: int) -> list[tuple[Needs, Needs]]:
+        """What keys and values of each group of a layer must know to encode."""
+        own = self.policy.plain(layer)
+        return [
+            (
+                Needs(own["kmean"], own["ksplit"] if keys.channels else 0, keys.channels),
+                Needs(0, own["vsplit"] if values.channels else 0, values.channels),
+            )
+            for (keys, values), _ in self.alike(layer)
+        ]
 
     def alike(self, layer: int) -> list[tuple[Stores, Heads | None]]:
         """The heads of a layer by their stores, in order of the first head of each; None for all of them."""
@@ -92,12 +97,14 @@ class Planner:
             self._alike[base, options] = _alike(base, options, self.kv_heads)
         return self._alike[base, options]
 
-    def _group(self, own: CachePolicy, layer: int, given: Given, stores: Stores, heads: Heads | None) -> GroupPlan:
+    def _group(
+        self, layer: int, given: Given, needs: tuple[Needs, Needs], alike: tuple[Stores, Heads | None]
+    ) -> GroupPlan:
+        stores, heads = alike
         lanes = self.kv_heads if heads is None else len(heads)
         chosen: Any = slice(None) if heads is None else heads
         means, key_energies, value_energies = (None if array is None else array[layer, chosen] for array in given)
-        keys = Needs(own.kmean, own.ksplit if stores[0].channels else 0, stores[0].channels)
-        values = Needs(0, own.vsplit if stores[1].channels else 0, stores[1].channels)
+        keys, values = needs
         return GroupPlan(
             heads,
             SidePlan(lanes, self.dims[0], self._codec(stores[0], 0), keys, _known(keys, means, key_energies)),

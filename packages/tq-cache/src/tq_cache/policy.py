@@ -5,12 +5,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tq_cache.errors import InvalidPolicy, PolicyMismatch
-from tq_cache.grammar import GIVEN, LEARNED, NORMS, STORES, Override, Stores, override_of, parts_of, with_option
+from tq_cache.grammar import (
+    GIVEN,
+    LEARNED,
+    MAX_OVERRIDES,
+    NORMS,
+    STORES,
+    Override,
+    Stores,
+    override_of,
+    parts_of,
+    with_option,
+)
 from tq_cache.presets import PRESETS
 from tq_cache.stores import AnyStore, store_named
 
 MAX_TOKENS: Final = 1 << 31
-MAX_OVERRIDES: Final = 1024  # each is checked against the others, and the text may be a stranger's
 SPLIT_TOKENS: Final = 64  # channels differ in energy by more than the 18 % that so few tokens leave uncertain
 
 
@@ -57,7 +67,9 @@ class CachePolicy:
         if self.norms not in NORMS:
             raise InvalidPolicy(f"norms are stored as {' or '.join(NORMS)}, got {self.norms!r}", self.norms)
         if len(self.overrides) > MAX_OVERRIDES:
-            raise InvalidPolicy(f"at most {MAX_OVERRIDES} options of layers and heads, got {len(self.overrides)}")
+            raise InvalidPolicy(
+                f"at most {MAX_OVERRIDES} options of layers and heads, got {len(self.overrides)} or more"
+            )
         points = {((own.layers or (0, 0))[0], (own.heads or (0, 0))[0]) for own in self.overrides}
         for layer, head in points:  # refuses what the stores cannot have
             self._overridden((self.keys, self.values), layer, head)
@@ -205,14 +217,18 @@ class CachePolicy:
 
     def _overridden(self, stores: Stores, layer: int, head: int | None) -> "CachePolicy":
         """The policy with those stores and then the overrides of that layer, and of that head of it if named."""
-        plain = {name: getattr(self, name) for name in PLAIN}
         for override in self.overrides:
-            if override.covers(layer, head):
-                if override.option in STORES:
-                    stores = with_option(stores, override.option, override.read)
-                else:
-                    plain[override.option] = override.read
-        return CachePolicy(*stores, **plain)
+            if override.option in STORES and override.covers(layer, head):
+                stores = with_option(stores, override.option, override.read)
+        return CachePolicy(*stores, **self.plain(layer))
+
+    def plain(self, layer: int) -> dict[str, Any]:
+        """The options of a layer that are one for all its heads: `sinks`, `window`, `norms` and what is learned."""
+        found = {name: getattr(self, name) for name in PLAIN}
+        for override in self.overrides:
+            if override.option not in STORES and override.covers_layer(layer):
+                found[override.option] = override.read
+        return found
 
     def _stores(self, letter: str) -> list[tuple[str, AnyStore]]:
         """Every store that the policy names for keys ("k") or values, with the part that names it."""

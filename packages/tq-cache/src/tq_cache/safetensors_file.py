@@ -7,9 +7,7 @@ spell a header, so that no byte can change unnoticed. Reading maps the file and 
 import hashlib
 import json
 import mmap
-import os
 import reprlib
-import stat
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -18,8 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_cache.atomic_file import refusals
-from tq_cache.errors import SnapshotAccess
+from tq_cache.atomic_file import SNAPSHOT, regular_file
 from tq_core import CorruptData, FormatVersion, InvalidSpec
 
 Array = NDArray[Any]
@@ -137,23 +134,11 @@ def _seal(head: bytes) -> str:
 
 
 def _mapped(path: Path) -> tuple[mmap.mmap, int]:
-    """The regular file at path, mapped for reading. Never waits: opening a pipe that nobody writes to would."""
-    if "\0" in str(path):
-        raise SnapshotAccess(f"{str(path)!r}: not the name of a file")
-    with refusals(path, "read"):
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: a device may act on being opened
-            raise SnapshotAccess(f"{path}: not a regular file; give the path of a snapshot")
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise SnapshotAccess(f"{path}: not a regular file; give the path of a snapshot")
-            if status.st_size < 10:
-                raise CorruptData(f"{path}: {status.st_size} bytes are too few for a snapshot: empty or truncated")
-            return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ), status.st_size
-        finally:
-            os.close(descriptor)
+    """The regular file at path, mapped for reading, and its size."""
+    with regular_file(path, "a snapshot", SNAPSHOT) as (descriptor, size):
+        if size < 10:
+            raise CorruptData(f"{path}: {size} bytes are too few for a snapshot: empty or truncated")
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), size
 
 
 def _header(mapped: mmap.mmap, size: int) -> tuple[dict[str, Any], int]:

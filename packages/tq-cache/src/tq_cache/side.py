@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.basis import Basis, learned
+from tq_cache.floats import require_float32
 from tq_cache.flow import Flow, Pending, Settled
 from tq_cache.grammar import GIVEN
 from tq_cache.plan import SidePlan
@@ -77,6 +78,7 @@ class Side:
 
     def settled(self, tokens: Floats, flow: Flow) -> Settled:
         """The tokens that an append quantizes; refuses new ones that could not be quantized later."""
+        require_float32(tokens[:, : flow.sinks], "sinks")
         found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
             found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
@@ -245,6 +247,5 @@ class Side:
 
 
 def _float32(exact: Floats) -> F32:
-    """A float32 copy; a float64 token beyond float32 becomes infinite, as it would in any float32 cache."""
-    with np.errstate(over="ignore"):
-        return np.array(exact, np.float32)
+    """A float32 copy; what is beyond float32 was refused when it came."""
+    return np.array(exact, np.float32)

@@ -65,7 +65,8 @@ def save(
     )
     for prefix, side in _sides(rows):
         tensors |= tensors_of(prefix, side)
-    write_file(target, container.encoded(KIND, facts.to_metadata(), tensors), overwrite=overwrite)
+    blocks = container.encoded(KIND, facts.to_metadata(), tensors)
+    write_file(target, lambda file: file.writelines(blocks), overwrite=overwrite)
 
 
 class Snapshot:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.basis import Basis, first_channels
+from tq_cache.floats import require_float32
 from tq_cache.grammar import GIVEN
 from tq_cache.mapped import MappedTokenArray, Seal
 from tq_cache.safetensors_file import SealedFile
 from tq_cache.side import Side
-from tq_core import CorruptData
+from tq_core import CorruptData, ScaleRange
 
 Array = NDArray[Any]
 F32 = NDArray[np.float32]
@@ -113,6 +114,10 @@ class SideReader:
         for name in EXACT:
             if not np.isfinite(arrays[name]).all():
                 raise self.corrupt(f"{names[name]} has numbers that are not finite")
+            try:
+                require_float32(arrays[name], names[name])
+            except ScaleRange as error:
+                raise self.corrupt(str(error)) from error
         coded = {name: array for name, array in arrays.items() if name not in EXACT}
         try:
             side.codec.check({name: array.reshape(-1, *array.shape[2:]) for name, array in coded.items()})

@@ -27,6 +27,11 @@ class SplitCodec:
         """Everything about how rows are encoded."""
         return {"kind": "split", "channels": self.channels, "high": self.high.spec, "rest": self.rest.spec}
 
+    @property
+    def scratch(self) -> int:
+        """As TokenCodec: one part at a time."""
+        return max(self.high.scratch, self.rest.scratch)
+
     def check(self, rows: "Rows") -> None:
         """Raise CorruptData for rows that either codec never makes."""
         high, rest = self._parts(rows)

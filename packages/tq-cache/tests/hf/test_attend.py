@@ -5,11 +5,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch and transformers are not installed (nox session hf)")
 pytest.importorskip("transformers", reason="torch and transformers are not installed (nox session hf)")
 
-from tq_cache import DecoderCache  # noqa: E402
-from tq_cache.errors import UnsupportedModel, UnsupportedTensor  # noqa: E402
-from tq_cache.hf import TurboQuantCache  # noqa: E402
-from tq_cache.hf.attention import packed_attention  # noqa: E402
-from tq_cache.hf.packed import PackedStates  # noqa: E402
+from tq_cache import DecoderCache
+from tq_cache.errors import UnsupportedModel, UnsupportedTensor
+from tq_cache.hf import TurboQuantCache
+from tq_cache.hf.attention import packed_attention
+from tq_cache.hf.packed import PackedStates
 
 pytestmark = pytest.mark.hf
 

@@ -6,12 +6,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch and transformers are not installed (nox session hf)")
 pytest.importorskip("transformers", reason="torch and transformers are not installed (nox session hf)")
 
-from transformers import Cache  # noqa: E402
+from transformers import Cache
 
-from tq_cache import DecoderCache, PolicyMismatch  # noqa: E402
-from tq_cache.hf import TurboQuantCache  # noqa: E402
-from tq_cache.hf.cache import CROP_COUNTS_REMOVED  # noqa: E402
-from tq_core import NotFinite, ShapeMismatch  # noqa: E402
+from tq_cache import DecoderCache, PolicyMismatch
+from tq_cache.hf import TurboQuantCache
+from tq_cache.hf.cache import CROP_COUNTS_REMOVED
+from tq_core import NotFinite, ShapeMismatch
 
 pytestmark = pytest.mark.hf
 POLICY = "k=mse4,v=mse3"

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch and transformers are not installed (nox session hf)")
 pytest.importorskip("transformers", reason="torch and transformers are not installed (nox session hf)")
 
-from tq_cache.hf import TurboQuantCache  # noqa: E402
+from tq_cache.hf import TurboQuantCache
 
 pytestmark = pytest.mark.hf
 EXACT = "k=float32,v=float32"

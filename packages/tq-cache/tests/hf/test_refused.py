@@ -5,10 +5,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch and transformers are not installed (nox session hf)")
 transformers = pytest.importorskip("transformers", reason="torch and transformers are not installed (nox session hf)")
 
-from tq_cache.errors import UnsupportedModel, UnsupportedTensor  # noqa: E402
-from tq_cache.hf import TurboQuantCache  # noqa: E402
-from tq_cache.hf.tensors import to_numpy  # noqa: E402
-from tq_core import ShapeMismatch, TurboQuantError  # noqa: E402
+from tq_cache.errors import UnsupportedModel, UnsupportedTensor
+from tq_cache.hf import TurboQuantCache
+from tq_cache.hf.tensors import to_numpy
+from tq_core import ShapeMismatch, TurboQuantError
 
 pytestmark = pytest.mark.hf
 

@@ -20,7 +20,7 @@ def main() -> int:
     commands.add_parser("report", help="print which backend runs each operation, and why")
     options = parser.parse_args()
     if options.command == "report":
-        print(tq_core.report())  # noqa: T201
+        print(tq_core.report())
         return 0
     return _selftest()
 
@@ -29,14 +29,14 @@ def _selftest() -> int:
     from importlib.metadata import version
 
     compiled = "compiled" if tq_core.COMPILED else "interpreted"
-    print(f"tq-core {version('tq-core')}, scalar primitives {compiled}, format {tq_core.FORMAT_VERSION}")  # noqa: T201
+    print(f"tq-core {version('tq-core')}, scalar primitives {compiled}, format {tq_core.FORMAT_VERSION}")
     failed = False
     for name, state in tq_core.backends().items():
         started = time.perf_counter()
         verdict = state if state != "ok" else _check(name)
         failed |= state == "ok" and verdict != "ok"
-        print(f"  {name:<8} {verdict}  ({time.perf_counter() - started:.1f} s)")  # noqa: T201
-    print("FAILED" if failed else "all checks passed")  # noqa: T201
+        print(f"  {name:<8} {verdict}  ({time.perf_counter() - started:.1f} s)")
+    print("FAILED" if failed else "all checks passed")
     return 1 if failed else 0
 
 

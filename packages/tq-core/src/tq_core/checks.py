@@ -29,7 +29,7 @@ MAX_QUERY: Final = 2.0**64
 
 def dimension(dim: SupportsIndex) -> int:
     """dim as an int in 2..MAX_DIM, or InvalidDimension."""
-    value = _integer(dim, "dim", InvalidDimension)
+    value = integer(dim, "dim", InvalidDimension)
     if not 2 <= value <= MAX_DIM:
         raise InvalidDimension(f"dim must lie in 2..{MAX_DIM}, got {value}")
     return value
@@ -42,7 +42,7 @@ def bit_width(
     if isinstance(bits, (float, np.floating)) and float(bits) in fractions:
         return float(bits)
     hint = f"; its fractional widths are {', '.join(map(str, fractions))}" if fractions else ""
-    value = _integer(bits, "bits", InvalidBitWidth, hint)
+    value = integer(bits, "bits", InvalidBitWidth, hint)
     if not low <= value <= high:
         raise InvalidBitWidth(f"{what} takes {low} to {high} bits, got {value}{hint}")
     return value
@@ -50,7 +50,7 @@ def bit_width(
 
 def seed_value(seed: SupportsIndex) -> int:
     """seed as an int in 0..2**64-1, or InvalidSpec."""
-    value = _integer(seed, "seed", InvalidSpec)
+    value = integer(seed, "seed", InvalidSpec)
     if not 0 <= value < 1 << 64:
         raise InvalidSpec(f"seed must lie in 0..2**64-1, got {value}")
     return value
@@ -65,16 +65,17 @@ def choice(value: object, allowed: tuple[str, ...], name: str) -> str:
 
 def count(value: SupportsIndex, low: int, high: int, name: str) -> int:
     """value as an int in low..high, or InvalidSpec."""
-    number = _integer(value, name, InvalidSpec)
+    number = integer(value, name, InvalidSpec)
     if not low <= number <= high:
         raise InvalidSpec(f"{name} must lie in {low}..{high}, got {number}")
     return number
 
 
-def _integer(value: object, name: str, error: type[Exception], hint: str = "") -> int:
-    if not isinstance(value, (bool, np.bool_, np.ndarray)):  # an array, even of one integer, is a mistake here
+def integer(value: object, name: str, error: type[Exception] = InvalidSpec, hint: str = "") -> int:
+    """value as an int, or `error`: for floats, bools, and arrays even of one integer."""
+    if isinstance(value, SupportsIndex) and not isinstance(value, (bool, np.bool_, np.ndarray)):
         try:
-            return operator.index(value)  # type: ignore[arg-type]
+            return operator.index(value)
         except TypeError:
             pass
     raise error(f"{name} must be an integer, got {value!r:.80}{hint}")
@@ -92,12 +93,8 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
         raise InvalidDtype(f"{name} cannot be read as a numpy array: {error}") from error
 
 
-def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
-    """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
-
-    Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
-    where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
-    """
+def as_floats(x: ArrayLike, name: str) -> NDArray[np.floating]:
+    """x as an array of float16, float32 or float64 of any shape (bfloat16: widened to float32), or InvalidDtype."""
     array = as_array(x, name)
     if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # asking for a name is slow
         array = array.astype(np.float32)
@@ -105,6 +102,16 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
         raise InvalidDtype(
             f"{name} must be float16, float32 or float64, got {array.dtype}; convert it, e.g. with .astype('float32')"
         )
+    return array
+
+
+def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
+    """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
+
+    Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
+    where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
+    """
+    array = as_floats(x, name)
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
     single = array.ndim == 1
@@ -115,14 +122,14 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     return rows, single
 
 
-def require_finite(rows: NDArray[np.floating], name: str, *, single: bool = False) -> None:
-    """Raise NotFinite naming the first coordinate that is NaN or infinite."""
-    finite = np.isfinite(rows)
+def require_finite(array: NDArray[np.floating], name: str, *, single: bool = False) -> None:
+    """Raise NotFinite naming the first number that is NaN or infinite; `single`: without the first axis."""
+    finite = np.isfinite(array)
     if finite.all():
         return
-    row, column = (int(i) for i in np.argwhere(~finite)[0])
-    where = f"[{column}]" if single else f"[{row}, {column}]"
-    raise NotFinite(f"{name}{where} is {rows[row, column]}; all values must be finite")
+    at = tuple(int(i) for i in np.argwhere(~finite)[0])
+    where = ", ".join(map(str, at[1:] if single else at))
+    raise NotFinite(f"{name}[{where}] is {array[at]}; all values must be finite")
 
 
 def unit_norm_rows(x: ArrayLike, dim: int) -> tuple[NDArray[np.floating], bool]:

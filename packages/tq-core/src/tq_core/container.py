@@ -72,6 +72,6 @@ def _canonical(header: dict[str, Any]) -> bytes:
 def checked_spec(spec: object) -> Spec:
     """The spec of a header, validated; any fault is CorruptData."""
     try:
-        return validated(spec)  # type: ignore[arg-type]  # validated() itself refuses what is no mapping
+        return validated(spec)
     except TurboQuantError as error:
         raise CorruptData(f"header holds a bad spec: {error}") from error

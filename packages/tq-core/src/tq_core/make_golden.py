@@ -25,14 +25,14 @@ def main() -> int:
     if options.check:
         wrong = [name for name, data in made.items() if _read(folder / f"{name}.tq") != data]
         wrong += [name for name in digests if digests[name] != golden.digests().get(name)]
-        print("\n".join(f"differs: {name}" for name in wrong) or f"{len(made)} golden files agree")  # noqa: T201
+        print("\n".join(f"differs: {name}" for name in wrong) or f"{len(made)} golden files agree")
         return 1 if wrong else 0
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in made.items():
         (folder / f"{name}.tq").write_bytes(data)
     shipped = Path(__file__).with_name("data") / "golden.json"
     shipped.write_text(json.dumps(digests, indent=1) + "\n", "ascii")
-    print(f"wrote {len(made)} files, {sum(map(len, made.values()))} bytes, to {folder} and their digests")  # noqa: T201
+    print(f"wrote {len(made)} files, {sum(map(len, made.values()))} bytes, to {folder} and their digests")
     return 0
 
 

@@ -77,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             difference = largest_difference(read(), solved)
         except ValueError as error:
-            print(error, file=sys.stderr)  # noqa: T201 - a command's output
+            print(error, file=sys.stderr)
             return 1
-        print(f"largest difference {difference:.3g} (allowed {TOLERANCE:g})")  # noqa: T201
+        print(f"largest difference {difference:.3g} (allowed {TOLERANCE:g})")
         return int(difference > TOLERANCE)
     PATH.write_text(render(solved), "ascii", newline="\n")
     return 0

@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.check:
                 same = held.get(str(states), {}).get(str(bits)) == found
                 wrong += not same
-                print(f"{states} states, {bits} bits: {'agrees' if same else 'DIFFERS'}")  # noqa: T201
+                print(f"{states} states, {bits} bits: {'agrees' if same else 'DIFFERS'}")
             else:
                 held.setdefault(str(states), {})[str(bits)] = found
                 PATH.write_text(render(held), "ascii", newline="\n")

@@ -46,10 +46,14 @@ def scale_candidates(dim: int, search: int) -> tuple[float, ...]:
     """
     if search <= 1:
         return (1.0,)
-    reach = 0.25 if dim < 96 else 0.20
-    middle = search // 2
+    return log_spaced(0.25 if dim < 96 else 0.20, search)
+
+
+def log_spaced(reach: float, count: int) -> tuple[float, ...]:
+    """An odd `count` of scales from exp(-reach) to exp(reach), as float32 values, the middle one, 1, first."""
+    middle = count // 2
     order = [middle]
     for away in range(1, middle + 1):
         order += [middle - away, middle + away]
-    exponents = [0.0 if i == middle else -reach + 2 * reach * i / (search - 1) for i in order]
+    exponents = [0.0 if i == middle else -reach + 2 * reach * i / (count - 1) for i in order]
     return tuple(float(np.float32(math.exp(exponent))) for exponent in exponents)

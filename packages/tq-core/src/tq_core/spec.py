@@ -36,7 +36,7 @@ F16: Final = np.dtype("<f2")
 F32: Final = np.dtype("<f4")
 
 
-def validated(spec: Mapping[str, Any]) -> Spec:
+def validated(spec: object) -> Spec:
     """A canonical copy of the spec, or a typed error that names the bad entry."""
     if not isinstance(spec, Mapping) or not isinstance(spec.get("kind"), str) or spec["kind"] not in KEYS:
         raise InvalidSpec(f"a spec is a dict whose 'kind' is one of {', '.join(KEYS)}; got {reprlib.repr(spec)}")

@@ -11,8 +11,9 @@ from tq_core.trellis_table import trellis
 class TrellisQuant(ScalarQuantizer):
     """Unit vectors to exactly 1..4 bits a coordinate: random rotation, then a tail-biting bit-shift trellis.
 
-    The squared error is 24 to 46 % below TurboQuantMSE's at equal bits, with `scale="mse"` and scale search in a
-    VectorCodec up to 49 %; encoding costs a search over all paths, decoding one table look-up a coordinate.
+    The squared error is 24 to 44 % below TurboQuantMSE's at equal bits (1 to 4 bits, 1024 states, d = 128), with
+    `scale="mse"` and scale search in a VectorCodec up to 49 %, and less below for short rows; encoding costs a search
+    over all paths, decoding one table look-up a coordinate.
     `states`: 256, 1024 (default) or 4096 windows; more are better and slower to encode. 8 is a cheap code of 8 states
     with windows of bits + 3 bits. A vector needs at least four times as many bits as a window has.
     """
@@ -44,8 +45,10 @@ class TrellisQuant(ScalarQuantizer):
 
     @property
     def expected_mse(self) -> float:
-        """E|x - x_hat|^2 of a unit vector, within a few per cent: the distortion on long Gaussian sequences.
+        """E|x - x_hat|^2 of a unit vector from dim 128 on, within 4 %: the distortion on long Gaussian sequences.
 
-        Rotated coordinates of a unit vector spread less than Gaussians, and closing the path on itself costs a little.
+        A path that closes on itself costs more the shorter it is, which no table says: up to 12 % at dim 40 and 60 %
+        where a row has the least bits that it may have. Coordinates of short rows also spread less than Gaussians: up
+        to 9 % less error with 8 states.
         """
         return self.plan.codebook.distortion

@@ -3,9 +3,8 @@
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from tq_core.packing import plane_bytes
+from tq_core.plan import log_spaced
 from tq_core.rotation import Rotation
 from tq_core.trellis_table import Trellis
 
@@ -44,10 +43,4 @@ def trellis_candidates(dim: int, search: int) -> tuple[float, ...]:
     """
     if search <= 1:
         return (1.0,)
-    reach = min(0.25, 1.8 / math.sqrt(dim) * (search - 1) / (search + 1))
-    middle = search // 2
-    order = [middle]
-    for away in range(1, middle + 1):
-        order += [middle - away, middle + away]
-    exponents = [0.0 if i == middle else -reach + 2 * reach * i / (search - 1) for i in order]
-    return tuple(float(np.float32(math.exp(exponent))) for exponent in exponents)
+    return log_spaced(min(0.25, 1.8 / math.sqrt(dim) * (search - 1) / (search + 1)), search)

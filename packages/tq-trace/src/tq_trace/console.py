@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 
 import click
 
+from tq_cache.atomic_file import as_path, write_file
 from tq_core import TurboQuantError
 from tq_trace import formats
-from tq_trace.atomic import write_file
 from tq_trace.document import FORMATS, Document
-from tq_trace.errors import TraceAccess, TraceNotFound
+from tq_trace.errors import FILES, TraceAccess, TraceNotFound
 
 
 class OneLineGroup(click.Group):
@@ -79,7 +79,7 @@ def put_text(text: str, output: str | None) -> None:
     if output is None:
         print_text(text)
     else:
-        write_file(output, lambda file: file.write(text.encode()), overwrite=True)
+        write_file(as_path(output), lambda file: file.write(text.encode()), overwrite=True, refusals=FILES)
 
 
 def require_writable(output: str, files: Sequence[str]) -> None:

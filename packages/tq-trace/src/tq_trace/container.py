@@ -5,9 +5,7 @@ Guarantees names, ranks, dtypes and sizes before anything is allocated; values a
 
 import json
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from tq_cache.atomic_file import as_path, regular_file
 from tq_core import CorruptData, InvalidSpec
-from tq_trace.errors import TraceAccess, TraceNotFound
+from tq_trace.errors import FILES, TraceAccess
 from tq_trace.layout import FLOATS, INTEGERS, MANY, MAX_HEADER, RANKS, Place, Stored
 from tq_trace.metadata import Metadata
 
@@ -35,7 +34,10 @@ def read(path: str | os.PathLike[str]) -> Container:
     while a tensor is in use; it may be deleted or replaced on systems that keep open files alive.
     """
     name = os.fspath(path)
-    with _opened(path) as (file, size):
+    with (
+        regular_file(as_path(path), "a trace file", FILES) as (descriptor, size),
+        open(descriptor, "rb", closefd=False) as file,
+    ):
         try:
             header, length = _header(file, size)
             metadata = _metadata(header.pop("__metadata__", {}))
@@ -71,32 +73,6 @@ def place_of(found: Container, path: str, layer: int | None, head: int | None) -
             f"that is there (got {layer}, {head}), or open all with TraceSet.open"
         )
     return chosen[0]
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, int]]:
-    """The open regular file and its size. Never waits: opening a pipe nobody writes to would."""
-    try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise TraceAccess(f"{os.fspath(path)}: not a regular file; give the path of a trace file")
-            with open(descriptor, "rb", closefd=False) as file:
-                yield file, status.st_size
-        finally:
-            os.close(descriptor)
-    except TraceAccess:
-        raise
-    except FileNotFoundError as error:
-        raise TraceNotFound(f"{os.fspath(path)}: no such file") from error
-    except OSError as error:
-        raise TraceAccess(f"{os.fspath(path)}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        if isinstance(error, CorruptData):
-            raise
-        raise TraceAccess(f"{os.fspath(path)!r}: not a path: {error}") from error
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,8 @@
 """What can go wrong with trace files and is not already named in tq_core: the file system, and query positions."""
 
+from typing import Final
+
+from tq_cache.atomic_file import Refusals
 from tq_core import TurboQuantError
 
 
@@ -13,6 +16,9 @@ class TraceExists(TurboQuantError, FileExistsError):
 
 class TraceAccess(TurboQuantError, OSError):
     """The file system refused: a folder or device in place of a file, no permission, a full disk."""
+
+
+FILES: Final = Refusals(TraceAccess, TraceExists, TraceNotFound)
 
 
 class InvalidPosition(TurboQuantError, ValueError):

@@ -7,9 +7,11 @@ from typing import Any, BinaryIO, Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_cache.atomic_file import as_path, write_file
 from tq_core import CorruptData, InvalidSpec, NotFinite, TurboQuantError
-from tq_trace import atomic, checks, container, layout
+from tq_trace import checks, container, layout
 from tq_trace.bfloat16 import Bfloat16
+from tq_trace.errors import FILES
 from tq_trace.held import Held
 from tq_trace.metadata import Metadata
 
@@ -139,7 +141,7 @@ class KvTrace:
         def write(file: BinaryIO) -> None:
             layout.write(file, self._held.stored, self._metadata.to_strings())
 
-        atomic.write_file(path, write, overwrite=overwrite)
+        write_file(as_path(path), write, overwrite=overwrite, refusals=FILES)
 
     @property
     def keys(self) -> NDArray[np.floating]:

@@ -3,13 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
 from numpy.typing import NDArray
 
+from tq_cache.atomic_file import as_path, write_file
 from tq_core import CorruptData, InvalidSpec
-from tq_trace import atomic, container, layout
+from tq_trace import container, layout
+from tq_trace.errors import FILES
 from tq_trace.trace import KvTrace
 
 MODEL_LAYERS: Final = "model_layers"
@@ -83,7 +84,7 @@ class TraceSet:
         def write(file: BinaryIO) -> None:
             layout.write(file, tensors, strings or {})
 
-        atomic.write_file(Path(path), write, overwrite=overwrite)
+        write_file(as_path(path), write, overwrite=overwrite, refusals=FILES)
 
     def __getitem__(self, place: tuple[int, int | None]) -> KvTrace:
         if place not in self._traces:

@@ -211,6 +211,17 @@ def coordinates(scaled: vec[float]) -> vec[i64]:
     return v
 
 
+def rotate(transform: Transform, x: vec[float], norm: float) -> vec[float]:
+    """The rotated coordinates of `x / norm` in units of 1/4096, rounded to float32 before and after; 0 for norm 0."""
+    u: vec[float] = vec[float](x, capacity=transform.dim)
+    hadamard.scale(u, 1.0 / norm if norm > 0.0 else 0.0)
+    round_to_float32(u)
+    scaled = hadamard.forward(transform, u)
+    round_to_float32(scaled)
+    hadamard.scale(scaled, UNIT)  # a power of two: exact
+    return scaled
+
+
 def scale_factor(rule: i64, dim: i64, dot: i64, square: i64) -> float:
     """`scale / norm` by the rule; 0 for a zero row, which alone has dot 0, except under `plain`."""
     if rule == PLAIN:
@@ -232,15 +243,8 @@ def encode_vector(plan: Encoder, x: vec[float]) -> tuple[bytes, float, float]:
     dim = plan.dim
     if len(x) != dim:
         raise ValueError(f"expected a row of {dim} numbers, got {len(x)}")
-    norm = 1.0
-    u: vec[float] = vec[float](x, capacity=dim)
-    if not plan.strict:
-        norm = row_norm(x)
-        hadamard.scale(u, 1.0 / norm if norm > 0.0 else 0.0)
-    round_to_float32(u)
-    scaled = hadamard.forward(plan.transform, u)
-    round_to_float32(scaled)
-    hadamard.scale(scaled, UNIT)  # a power of two: exact
+    norm = 1.0 if plan.strict else row_norm(x)
+    scaled = rotate(plan.transform, x, norm)
     v = coordinates(scaled)
     codes, dot, square = best_codes(plan, scaled, v)
     factor = scale_factor(plan.rule, dim, dot, square)

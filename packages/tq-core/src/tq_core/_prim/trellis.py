@@ -12,7 +12,7 @@ from tq_core._prim.encode import (
     UNIT,
     candidate_coordinates,
     coordinates,
-    round_to_float32,
+    rotate,
     row_norm,
     scale_factor,
 )
@@ -181,15 +181,8 @@ def encode_vector(plan: TrellisEncoder, x: vec[float]) -> tuple[bytes, float]:
     dim = plan.dim
     if len(x) != dim:
         raise ValueError(f"expected a row of {dim} numbers, got {len(x)}")
-    norm = 1.0
-    u: vec[float] = vec[float](x, capacity=dim)
-    if not plan.strict:
-        norm = row_norm(x)
-        hadamard.scale(u, 1.0 / norm if norm > 0.0 else 0.0)
-    round_to_float32(u)
-    scaled = hadamard.forward(plan.transform, u)
-    round_to_float32(scaled)
-    hadamard.scale(scaled, UNIT)  # a power of two: exact
+    norm = 1.0 if plan.strict else row_norm(x)
+    scaled = rotate(plan.transform, x, norm)
     v = coordinates(scaled)
     best = b""
     best_dot: i64 = 0
