@@ -174,6 +174,23 @@ def fixtures(session: nox.Session) -> None:
     session.run("python", "fixtures/freeze.py")
 
 
+# What each option of a policy is worth: beside plain codes of 2, 3 and 4 bits, one change at a time.
+OPTIONS = [
+    policy
+    for bits in (2, 3, 4)
+    for policy in (
+        f"k=mse{bits},v=mse{bits},kscale=plain,vscale=plain",
+        f"k=mse{bits},v=mse{bits},kscale=mse,vscale=mse",
+        f"k=mse{bits},v=mse{bits}",
+        f"k=mse{bits},v=mse{bits},ksearch=9,vsearch=9",
+        f"k=mse{bits},v=mse{bits},kmean=32",
+        f"k=mse{bits},v=mse{bits},sinks=4,window=32",
+        f"k=prod{bits},v=mse{bits}",
+        f"k=trellis{bits},v=trellis{bits},kmean=32",
+    )
+] + ["k=mse4,v=mse2", "k=mse2,v=mse4", "k=mse8,v=mse4", "k=mse4,v=mse8"]
+
+
 @nox.session
 def results(session: nox.Session) -> None:
     """The quality tables of the README and of docs/results, measured anew on the trained decoder."""
@@ -190,14 +207,21 @@ def results(session: nox.Session) -> None:
     ]
     fractions = [f"k=mse{bits},v=mse{bits}" for bits in ("2.25", "2.5", "3.25", "3.5")]
     integers = ["k=int4,v=int4", "k=int8,v=int8"]
-    evaluate(session, "trellis", *(part for name in (*widths, *fractions, *integers) for part in ("--policy", name)))
+    evaluate(session, "trellis", *asked(*widths, *fractions, *integers))
+    for model in ("stdlib-llama", "stdlib-qwen2"):
+        evaluate(session, f"options-{model}", *asked(*OPTIONS, "safe", "balanced", "k=int4,v=int4"), model=model)
     session.run("python", "docs/results/update_readme.py")
 
 
-def evaluate(session: nox.Session, name: str, *options: str) -> None:
+def asked(*policies: str) -> list[str]:
+    """Those policies as options of a command."""
+    return [part for policy in policies for part in ("--policy", policy)]
+
+
+def evaluate(session: nox.Session, name: str, *options: str, model: str = "stdlib-llama") -> None:
     """One table of docs/results, seeds 0 and 1 and those of the options."""
     session.run(
-        *("tq-onnx", "evaluate", "fixtures/models/stdlib-llama", "--seed", "0", "--seed", "1", *options),
+        *("tq-onnx", "evaluate", f"fixtures/models/{model}", "--seed", "0", "--seed", "1", *options),
         *("--json", f"docs/results/{name}.json", "--format", "markdown", "--output", f"docs/results/{name}.md"),
     )
 
@@ -212,12 +236,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """Retrain the model fixture (about 25 minutes on two cores): `nox -s train -- WORK`, an empty folder outside."""
-    (work,) = session.posargs
+    """Retrain a model fixture (about 25 minutes): `nox -s train -- WORK [stdlib-qwen2]`, an empty folder outside."""
+    work, model = (*session.posargs, "stdlib-llama")[:2]
     sync(session, "train", packages=False)
     for step in ("prepare", "train", "ngram", "export"):
-        session.run("python", f"fixtures/recipes/stdlib_llama/{step}.py", "--work", work)
-    session.run("python", "fixtures/recipes/stdlib_llama/verify.py")
+        chosen = ("--model", model) if step in ("train", "export") else ()
+        session.run("python", f"fixtures/recipes/stdlib_llama/{step}.py", "--work", work, *chosen)
+    session.run("python", "fixtures/recipes/stdlib_llama/verify.py", f"fixtures/models/{model}")
 
 
 def sanitized(session: nox.Session, folder: str, *defines: str) -> None:

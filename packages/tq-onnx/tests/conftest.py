@@ -233,8 +233,18 @@ def words() -> str:
 @pytest.fixture(scope="session")
 def trained() -> Path:
     """The decoder that the repository carries, found from this file; skips outside the repository."""
+    return carried("stdlib-llama")
+
+
+@pytest.fixture(scope="session")
+def biased() -> Path:
+    """The decoder whose keys have a large common mean; skips outside the repository."""
+    return carried("stdlib-qwen2")
+
+
+def carried(name: str) -> Path:
     for parent in Path(__file__).resolve().parents:
-        folder = parent / "fixtures" / "models" / "stdlib-llama"
+        folder = parent / "fixtures" / "models" / name
         if (folder / "model.onnx").is_file():
             return folder
-    pytest.skip("fixtures/models/stdlib-llama is only in the repository")
+    pytest.skip(f"fixtures/models/{name} is only in the repository")
