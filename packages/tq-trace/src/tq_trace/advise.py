@@ -71,14 +71,24 @@ def advise(
     each = [*(f"{key},v=float16" for key in keys), *(f"k=float16,{value}" for value in values)]
     pairs = _pairs(rows(each, "each side", **few), len(keys))
     chosen = [pair for share in HEADROOM for pair in goal.nearest(pairs, share)]
-    texts = [text for pair in chosen for text in additions(pair.text, traces.model_layers)]
+    named = dict.fromkeys(name for pair in chosen for name in (pair.text, _bare(pair.text)))
+    texts = [text for name in named for text in additions(name, traces.model_layers)]
     alone = [pair.text for pair in (*goal.spare(pairs), *_edge(pairs))]
     tried = rows([*texts, *alone], "pairs and additions", **few)
     points = _marked(tried)
-    # few queries say what is worth asking all of them
-    best = goal.best(rows((row.policy for row in goal.contenders(tried)), "all queries")).policy
+    # Few queries say what is worth asking all of them; what removes a mean is judged beside what does not, lest it be
+    # chosen for their noise.
+    asked = [row.policy for row in goal.contenders(tried)]
+    within = {row.policy for row in tried if goal.is_kept(row)}
+    asked += [_bare(policy) for policy in asked if _bare(policy) in within]
+    best = goal.best(rows(asked, "all queries")).policy
     around = _neighbours(points, best)
     return Advice(best, goal.text, run([best, *around], "proof", baselines=YARDSTICKS, times=times), points)
+
+
+def _bare(policy: str) -> str:
+    """The policy without the removal of means."""
+    return policy.replace(f",kmean={MEAN_TOKENS}", "")
 
 
 def sides(dims: Iterable[tuple[int, int]], kinds: Sequence[str] = KINDS) -> tuple[list[str], list[str]]:

@@ -57,13 +57,17 @@ class Goal:
 
     def contenders(self, rows: Sequence[Row]) -> list[Row]:
         """Those within the bound and, of a budget, of an output error close to the least; InvalidSpec for none."""
-        fit = [row for row in rows if self._used(row) <= 1]
+        fit = [row for row in rows if self.is_kept(row)]
         if not fit:
             raise InvalidSpec(self._refusal(rows))
         if self.budget is None:
             return fit
         most = min(row["output_error"] or 0.0 for row in fit) * (1 + CLOSE)
         return [row for row in fit if (row["output_error"] or 0.0) <= most]
+
+    def is_kept(self, row: Row) -> bool:
+        """Whether a policy stays within the bound."""
+        return self._used(row) <= 1
 
     def best(self, rows: Sequence[Row]) -> Row:
         """The contender of fewest bytes; of as many, that of the least KL within a budget, else of the least error."""
