@@ -60,9 +60,9 @@ def test_groups_of_windows_change_nothing(build, words) -> None:
 
 def test_large_vocabularies_run_in_smaller_groups(build, words, monkeypatch) -> None:
     bundle = Bundle.open(build())
-    monkeypatch.setattr("tq_onnx.evaluation.LARGEST_REFERENCE_BYTES", 2 * 20 * 32 * 4)
+    monkeypatch.setattr("tq_onnx.plan.LARGEST_REFERENCE_BYTES", 2 * 20 * 32 * 4)
     assert survey(bundle, ["k=mse4,v=mse4"], words).protocol["batch"] == 2
-    monkeypatch.setattr("tq_onnx.evaluation.LARGEST_REFERENCE_BYTES", 1)
+    monkeypatch.setattr("tq_onnx.plan.LARGEST_REFERENCE_BYTES", 1)
     assert survey(bundle, ["k=mse4,v=mse4"], words).protocol["batch"] == 1
 
 

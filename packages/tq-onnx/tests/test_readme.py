@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tq_onnx.cli import cli
-from tq_onnx.report import COLUMNS, Row
+from tq_onnx.rows import COLUMNS, Row
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -6,7 +6,8 @@ from tq_onnx.errors import BundleNotFound, InvalidText, StepFailed, UnsupportedB
 from tq_onnx.evaluation import DEFAULT_POLICIES, evaluate
 from tq_onnx.generation import generate, generate_batch
 from tq_onnx.inspection import inspection
-from tq_onnx.report import Report, Row
+from tq_onnx.report import Report
+from tq_onnx.rows import Row
 from tq_onnx.runner import DecoderRunner
 from tq_onnx.sampling import Sampler
 from tq_onnx.text_stream import TextStream

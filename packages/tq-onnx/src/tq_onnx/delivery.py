@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,6 +20,16 @@ def read_text(path: Path | None, bundle: Path) -> str:
             raise BundleNotFound(f"{bundle} has no validation.txt to measure on; pass --text FILE")
         admitted(path, bundle)
     return read_utf8(path)
+
+
+def read_texts(paths: Sequence[Path], bundle: Path) -> dict[str, str]:
+    """The texts by the names of their files; InvalidText where two have one name."""
+    if not paths:
+        return {"validation.txt": read_text(None, bundle)}
+    texts = {path.name: read_utf8(path) for path in paths}
+    if len(texts) < len(paths):
+        raise InvalidText(f"texts are told apart by the names of their files, got {[path.name for path in paths]}")
+    return texts
 
 
 def read_utf8(path: Path) -> str:

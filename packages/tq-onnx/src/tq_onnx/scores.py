@@ -19,6 +19,7 @@ class Scores:
     surprise: Any = field(default_factory=list)
     divergence: Any = field(default_factory=list)
     same_best: Any = field(default_factory=list)
+    is_right: Any = field(default_factory=list)
     top_overlap: Any = field(default_factory=list)
     mean_square: Any = field(default_factory=list)
 
@@ -28,12 +29,18 @@ class Scores:
         self.surprise.append(metrics.surprise(log_probabilities, targets))
         self.divergence.append(metrics.divergence(reference, log_probabilities))
         self.same_best.append(metrics.same_best(exact, measured))
+        self.is_right.append(measured.argmax(axis=-1) == targets)
         self.top_overlap.append(metrics.top_overlap(exact, measured))
         self.mean_square.append(metrics.mean_square(exact, measured))
 
     def joined(self) -> "Scores":
         """The same scores stacked to (windows, scored)."""
         return Scores(**{name: np.stack(values, axis=1) for name, values in vars(self).items()})
+
+
+def joined_windows(groups: Sequence[Scores], chosen: NDArray[np.bool_]) -> Scores:
+    """The chosen ones of all windows of all groups, as one group."""
+    return Scores(**{name: np.concatenate([vars(one)[name] for one in groups])[chosen] for name in vars(groups[0])})
 
 
 def summary(groups: Sequence[Scores]) -> dict[str, float | None]:
@@ -48,6 +55,7 @@ def summary(groups: Sequence[Scores]) -> dict[str, float | None]:
         "kl_mean": float(divergence.mean()),
         "kl_p99": float(np.quantile(divergence, 0.99)),
         "top1_agreement": float(over("same_best").mean()),
+        "accuracy": float(over("is_right").mean()),
         "top5_agreement": float(over("top_overlap").mean()),
         "logit_rmse": float(np.sqrt(over("mean_square").mean())),
         "first_divergence": metrics.first_divergence(over("same_best")),

@@ -17,6 +17,8 @@ try:
 except ImportError as error:
     raise MissingExtra(f"plots need matplotlib ({error}): pip install 'tq-trace[report]'") from error
 
+Point = tuple[int, str, float, float | None]  # number, kind, bits a value, error
+
 COLOURS: Final = {"policy": "#1b6ca8", "baseline": "#c8553d", "peer": "#6a4c93", "exact": "#555555"}
 MARKERS: Final = {"policy": "o", "baseline": "s", "peer": "^", "exact": "D"}
 LEAST: Final = 1e-9  # what a logarithmic axis shows in place of 0
@@ -57,34 +59,31 @@ def _pairs(points: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float
     )
 
 
-def _against_bytes(rows: Sequence[tuple[int, Row]]) -> Plot:
-    figure, axes = _figure(2, height=4.4)
-    for axis, name, title in zip(
-        axes,
-        ("kl_mean", "output_error"),
-        ("KL of attention weights, mean (nats)", "attention output error"),
-        strict=True,
-    ):
+def bits_plot(panels: Sequence[Sequence[Point]], titles: Sequence[str], caption: str) -> Plot:
+    """Numbered points against bits a value, a panel for each figure; errors on a logarithmic axis."""
+    figure, axes = _figure(len(panels), height=4.4)
+    for axis, points, title in zip(axes, panels, titles, strict=True):
         axis.set(yscale="log", xlabel="bits a value, all but tables", ylabel=title)
         _grid(axis)
-        for kind in COLOURS:
-            chosen = [(number, row) for number, row in rows if row.kind == kind]
+        for kind, colour in COLOURS.items():
+            chosen = [(bits, max(error or 0.0, LEAST)) for _, own, bits, error in points if own == kind]
             if chosen:
-                axis.scatter(
-                    [row.bits_per_value for _, row in chosen],
-                    [max(row[name] or 0.0, LEAST) for _, row in chosen],
-                    s=52,
-                    color=COLOURS[kind],
-                    marker=MARKERS[kind],
-                    label=kind,
-                    zorder=3,
-                )
-        for number, row in rows:
-            point = (row.bits_per_value, max(row[name] or 0.0, LEAST))
+                axis.scatter(*zip(*chosen, strict=True), s=52, color=colour, marker=MARKERS[kind], label=kind, zorder=3)
+        for number, _, bits, error in points:
+            point = (bits, max(error or 0.0, LEAST))
             axis.annotate(str(number), point, xytext=(6, 4), textcoords="offset points", fontsize=9)
         axis.margins(x=0.08, y=0.1)
-    axes[1].legend(frameon=False)
-    return Plot("Error against bytes; numbers are those of the table. Lower left is better.", _svg(figure, "b"))
+    axes[-1].legend(frameon=False)
+    return Plot(caption, _svg(figure, "b"))
+
+
+def _against_bytes(rows: Sequence[tuple[int, Row]]) -> Plot:
+    panels = [
+        [(number, row.kind, row.bits_per_value, row[name]) for number, row in rows]
+        for name in ("kl_mean", "output_error")
+    ]
+    titles = ("KL of attention weights, mean (nats)", "attention output error")
+    return bits_plot(panels, titles, "Error against bytes; numbers are those of the table. Lower left is better.")
 
 
 def _parts(rows: Sequence[tuple[int, Row]]) -> Plot:
