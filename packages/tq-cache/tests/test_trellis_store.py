@@ -47,11 +47,20 @@ def test_what_no_store_is_called(name, match):
         Store.parse(name)
 
 
-def test_a_boundary_beyond_four_bits_is_refused():
-    with pytest.raises(InvalidPolicy, match="'trellis8' does not exist"):
-        CachePolicy.parse("k=trellis4,v=mse4,boundary=2@8")
-    policy = CachePolicy.parse("k=trellis2s256,v=trellis2s256,boundary=1@4")
-    assert policy.for_layer(0, 8).keys.name == "trellis4s256"
+def test_a_boundary_beyond_four_bits_has_scalar_codes_of_the_same_rules():
+    policy = CachePolicy.parse("k=trellis4,v=trellis3s256,boundary=2@8,kscale=mse,ksearch=5")
+    assert str(policy) == str(CachePolicy.parse(str(policy)))
+    assert [policy.for_layer(layer, 8).keys.name for layer in (0, 1, 2, 7)] == ["mse8", "mse8", "trellis4", "mse8"]
+    edge = policy.for_layer(0, 8)
+    assert (edge.keys.scale, edge.keys.search, edge.values.name) == ("mse", 5, "mse8")
+    assert policy.for_layer(3, 8).values.name == "trellis3s256"
+    within = CachePolicy.parse("k=trellis2s256,v=trellis2s256,boundary=1@4")
+    assert within.for_layer(0, 8).keys.name == "trellis4s256"
+
+
+def test_a_boundary_beyond_all_codes_is_refused():
+    with pytest.raises(InvalidPolicy, match="'trellis9' does not exist"):
+        CachePolicy.parse("k=trellis4,v=mse4,boundary=2@9")
 
 
 def test_a_head_too_small_for_the_states_says_what_to_do():

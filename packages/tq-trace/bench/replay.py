@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         started, cpu = time.perf_counter(), time.process_time()
         report = replay(
             traces,
-            POLICIES,
+            (*POLICIES, "k=trellis4,v=trellis4"),
             baselines=None if options.baselines else (),
             backend=options.backend,
             progress=lambda done, total, label: console.print(f"{done}/{total} {label}", highlight=False),

@@ -94,9 +94,14 @@ class Store:
         return replace(self, scale=scale, search=search)
 
     def at_bits(self, bits: int) -> "Store":
-        """The same kind and rules at another width; 16 and 32 bits are floats, and floats stay as they are."""
+        """The same kind and rules at another width; 16 and 32 bits are floats, and floats stay as they are.
+
+        Of a trellis more bits than it can have are scalar codes, with the same scale rule and search.
+        """
         if self.kind == "float":
             return self
+        if self.kind == "trellis" and WIDTHS["trellis"][1] < bits <= WIDTHS["mse"][1]:
+            return Store("mse", bits, self.scale, self.search)
         return Store("float", bits) if bits in (16, 32) else replace(self, bits=bits)
 
     def to_dict(self) -> dict[str, Any]:
