@@ -1,0 +1,196 @@
+// The Hadamard rotation of docs/format.md, section 2, of one row held by one block in shared memory (or, where the row
+// is too long for that, in a scratch part of global memory). To the bit: the order of additions is the format's.
+
+#include "types.cuh"
+
+// What tq_core.rotation.Rotation holds. `signs`: bit j & 31 of word j >> 5 negates coordinate j, a row of words a
+// round. `permutations`: a row a round but the last, or null, and then `dim = order * 2**k`.
+struct TqRotation {
+    const u32* signs;
+    const i32* permutations;
+    int dim, rounds, order;
+    float factor;
+};
+
+// Where coordinate i of a row lies: one float of padding in 32 keeps strided passes off each other's banks.
+TQ_DEVICE int tq_at(int i) { return i + (i >> 5); }
+
+template <int COUNT>
+TQ_DEVICE void tq_butterflies(float (&v)[COUNT]) {
+#pragma unroll
+    for (int h = 1; h < COUNT; h *= 2)
+#pragma unroll
+        for (int i = 0; i < COUNT; i++)
+            if (!(i & h)) {
+                float a = v[i], b = v[i + h];
+                v[i] = a + b;
+                v[i + h] = a - b;
+            }
+}
+
+// Stages h = 2**log, ... of `size` coordinates from `start` on, STAGES of them; no barrier.
+template <int STAGES>
+TQ_DEVICE void tq_stages(float* x, int start, int size, int log) {
+    constexpr int COUNT = 1 << STAGES;
+    const int h = 1 << log;
+    for (int group = threadIdx.x; group < size >> STAGES; group += blockDim.x) {
+        const int base = start + ((group >> log) << (log + STAGES)) + (group & (h - 1));
+        float v[COUNT];
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) v[i] = x[tq_at(base + i * h)];
+        tq_butterflies(v);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) x[tq_at(base + i * h)] = v[i];
+    }
+}
+
+// The next stages of `size` coordinates, three at most, that `left` says are left; no barrier.
+TQ_DEVICE void tq_some_stages(float* x, int start, int size, int log, int left) {
+    if (left >= 3)
+        tq_stages<3>(x, start, size, log);
+    else if (left == 2)
+        tq_stages<2>(x, start, size, log);
+    else if (left == 1)
+        tq_stages<1>(x, start, size, log);
+}
+
+// The order-12 matrix of the format over 12 parts of x. Bit 4 r + g of SIGNS: group g has a minus sign in `w` of row r.
+template <bool INVERSE>
+TQ_DEVICE void tq_order12(float* x, int part) {
+    constexpr u32 SIGNS = INVERSE ? 0x428E : 0x3950;
+    for (int i = threadIdx.x; i < part; i += blockDim.x) {
+        float v[12], s[4];
+#pragma unroll
+        for (int g = 0; g < 12; g++) v[g] = x[tq_at(g * part + i)];
+#pragma unroll
+        for (int g = 0; g < 4; g++) s[g] = (v[3 * g] + v[3 * g + 1]) + v[3 * g + 2];
+#pragma unroll
+        for (int row = 0; row < 4; row++) {
+            float t = tq_flip(s[0], row == 0 ? 0 : !(SIGNS >> (4 * row) & 1));
+#pragma unroll
+            for (int g = 1; g < 4; g++) t = t + tq_flip(s[g], g == row ? 0 : !(SIGNS >> (4 * row + g) & 1));
+#pragma unroll
+            for (int j = 0; j < 3; j++) {
+                float w = 0;
+                bool first = true;
+#pragma unroll
+                for (int g = 0; g < 4; g++) {
+                    if (g == row) continue;
+                    const float term = tq_flip(v[3 * g + j], SIGNS >> (4 * row + g) & 1);
+                    w = first ? term : w + term;
+                    first = false;
+                }
+                x[tq_at((3 * row + j) * part + i)] = t + (w + w);
+            }
+        }
+    }
+}
+
+// Whether the order-20 matrix of the format has -1 in (row, column).
+TQ_DEVICE constexpr bool tq_paley_negative(int row, int column) {
+    return row != 0 && row != column && (column == 0 || !(0x30AF2 >> ((column - row + 19) % 19) & 1));
+}
+
+template <bool INVERSE>
+TQ_DEVICE void tq_order20(float* x, int part) {
+    for (int i = threadIdx.x; i < part; i += blockDim.x) {
+        float v[20];
+#pragma unroll
+        for (int g = 0; g < 20; g++) v[g] = x[tq_at(g * part + i)];
+#pragma unroll
+        for (int row = 0; row < 20; row++) {
+            float total = 0;
+#pragma unroll
+            for (int g = 0; g < 20; g++) {
+                const float term = tq_flip(v[g], INVERSE ? tq_paley_negative(g, row) : tq_paley_negative(row, g));
+                total = g == 0 ? term : total + term;
+            }
+            x[tq_at(row * part + i)] = total;
+        }
+    }
+}
+
+// T, or its transpose: all stages and the small matrix, or blocks and their factors. Barriers before and after are its
+// own: the row may be written by any thread before, and read by any after.
+template <bool INVERSE>
+TQ_DEVICE void tq_transform(const TqRotation& r, float* x) {
+    __syncthreads();
+    if (r.order) {
+        const int part = r.dim / r.order;
+        const int stages = 31 - __clz(part);
+        for (int log = 0; log < stages; log += 3) {
+            tq_some_stages(x, 0, r.dim, log, stages - log);
+            __syncthreads();
+        }
+        if (r.order == 12) tq_order12<INVERSE>(x, part);
+        if (r.order == 20) tq_order20<INVERSE>(x, part);
+        __syncthreads();
+        return;
+    }
+    for (int log = 0; log < 31 - __clz(r.dim); log += 3) {
+        int start = 0;
+        for (int bit = 31 - __clz(r.dim); bit > log; bit--)
+            if (r.dim >> bit & 1) {
+                tq_some_stages(x, start, 1 << bit, log, bit - log);
+                start += 1 << bit;
+            }
+        __syncthreads();
+    }
+    int start = 0;
+    for (int bit = 31 - __clz(r.dim); bit >= 0; bit--)
+        if (r.dim >> bit & 1) {
+            const float factor = (float)(1.0 / sqrt((double)(1 << bit)));
+            for (int i = threadIdx.x; i < 1 << bit; i += blockDim.x) x[tq_at(start + i)] *= factor;
+            start += 1 << bit;
+        }
+    __syncthreads();
+}
+
+TQ_DEVICE void tq_flip_signs(const TqRotation& r, float* x, int round) {
+    const u32* signs = r.signs + (i64)round * ((r.dim + 31) >> 5);
+    for (int i = threadIdx.x; i < r.dim; i += blockDim.x) x[tq_at(i)] = tq_flip(x[tq_at(i)], signs[i >> 5] >> (i & 31) & 1);
+}
+
+// sqrt(dim) P x of the row in x; returns where the result is, x or `spare` (as long as x; unused without permutations).
+// All threads of the block call it. The result may be read by any thread; so may x be written before the call.
+TQ_DEVICE float* tq_forward(const TqRotation& r, float* x, float* spare) {
+    __syncthreads();
+    for (int round = 0; round < r.rounds; round++) {
+        tq_flip_signs(r, x, round);
+        tq_transform<false>(r, x);
+        if (r.permutations && round < r.rounds - 1) {
+            const i32* from = r.permutations + (i64)round * r.dim;
+            for (int i = threadIdx.x; i < r.dim; i += blockDim.x) spare[tq_at(i)] = x[tq_at(from[i])];
+            __syncthreads();
+            float* swap = x;
+            x = spare;
+            spare = swap;
+        }
+    }
+    for (int i = threadIdx.x; i < r.dim; i += blockDim.x) x[tq_at(i)] *= r.factor;
+    __syncthreads();
+    return x;
+}
+
+// P^T x / sqrt(dim), r.factor being the inverse one; otherwise as tq_forward.
+TQ_DEVICE float* tq_inverse(const TqRotation& r, float* x, float* spare) {
+    __syncthreads();
+    for (int round = r.rounds - 1; round >= 0; round--) {
+        if (r.permutations && round < r.rounds - 1) {
+            const i32* to = r.permutations + (i64)round * r.dim;
+            for (int i = threadIdx.x; i < r.dim; i += blockDim.x) spare[tq_at(to[i])] = x[tq_at(i)];
+            float* swap = x;
+            x = spare;
+            spare = swap;
+        }
+        tq_transform<true>(r, x);
+        tq_flip_signs(r, x, round);
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < r.dim; i += blockDim.x) x[tq_at(i)] *= r.factor;
+    __syncthreads();
+    return x;
+}
+
+// Floats that one row takes in shared or scratch memory; ROW_FLOATS of layout.py.
+TQ_DEVICE int tq_row_floats(int dim) { return tq_at(dim - 1) + 1; }

@@ -1,0 +1,71 @@
+"""`device`: every test that takes it runs twice, its logic on the CPU and, where there is one, on the GPU."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tq_core.errors import BackendUnavailable
+from tq_kernels_gpu.cupy_device import CupyDevice
+
+
+def _beside(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(__file__).parent / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def shim():
+    """The module tests/shim/shim_device.py, or a skip without a C++ compiler."""
+    module = _beside("shim/shim_device.py")
+    if module.compiler() is None:
+        pytest.skip("g++ is not installed: kernels cannot be run on the CPU")
+    return module
+
+
+@pytest.fixture(scope="session")
+def cpu(shim):
+    """The device that runs kernels on the CPU."""
+    return shim.ShimDevice()
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """The real device, or a skip with the reason."""
+    try:
+        return CupyDevice.current()
+    except BackendUnavailable as error:
+        pytest.skip(f"nothing ran on a GPU: {error.reason}")
+
+
+@pytest.fixture(scope="session")
+def compilers():
+    """The module tests/compiling/compilers.py."""
+    return _beside("compiling/compilers.py")
+
+
+@pytest.fixture(scope="session")
+def compiler(compilers, tmp_path_factory):
+    """A compiler of kernels, which needs no device, or a skip where there is none."""
+    found = compilers.find(tmp_path_factory.mktemp("cubins"))
+    if found is None:
+        pytest.skip("nothing was compiled for GPUs: neither the wheel nvidia-cuda-nvrtc nor nvcc is installed")
+    return found
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What test_compiles found out about each kernel, as a table."""
+    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
+    lines = sorted({value for report in reports for name, value in report.user_properties if name == "compiled"})
+    if lines:
+        terminalreporter.section("kernels (label: compiles)")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    """Each device in turn."""
+    return request.getfixturevalue(request.param)
