@@ -11,10 +11,9 @@ from tq_core.plan import RULES
 from tq_core.radix import RADICES
 from tq_core.sketch import Sketch
 from tq_core.testing import DIMS, LARGE_DIMS, samples
-from tq_core.trellis_plan import TrellisPlan
-from tq_core.trellis_table import trellis
 from tq_kernels_gpu.backend import GpuBackend
-from tq_kernels_gpu.ops.encode import encode, first_stage, normalize
+from tq_kernels_gpu.ops.encode import encode, first_stage
+from tq_kernels_gpu.ops.normalize import normalize
 
 NUMPY = NumpyBackend()
 
@@ -136,6 +135,3 @@ def test_plans_without_kernels_are_refused(device):
     x = device.xp.zeros((3, 64), np.float32)
     with pytest.raises(BackendUnavailable, match="no kernels for sketches"):
         encode(device, scalar_plan(64, 4, sketch=Sketch(64, 64, "gaussian", 5)), x)
-    plan = TrellisPlan(scalar_plan(64, 4).rotation, trellis(2, 256), "unbiased", (1.0,), strict=False)
-    with pytest.raises(BackendUnavailable, match="no kernels for TrellisPlan"):
-        encode(device, plan, x)
