@@ -103,7 +103,8 @@ class ShimDevice:
     def module(self, name):
         """As device.Device."""
         if name not in self._modules:
-            Path(self._folder).mkdir(parents=True, exist_ok=True)
+            Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            assert Path(self._folder).stat().st_uid == os.getuid(), f"{self._folder} is another user's"
             self._modules[name] = ShimModule(_library(name, self._folder), sources.kernels(name))
         return self._modules[name]
 
