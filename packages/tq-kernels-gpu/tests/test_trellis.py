@@ -74,12 +74,15 @@ def test_scale_search_picks_the_same_winner(device, dim, bits, states, search):
     _check(device, trellis_plan(dim, bits, states, rule="mse", search=search), samples(dim)[FEW])
 
 
-def test_a_code_that_points_away_from_its_row_keeps_a_positive_scale(device):
-    # one coordinate far beyond the largest level: v is clamped, and what is left of A may be below B / 256
-    x = np.zeros((6, 64), np.float32)
-    x[np.arange(6), np.arange(6) * 11] = [1, -1, 1e-20, 1e20, 3, -7]
-    for rule in RULES:
-        _check(device, trellis_plan(64, 1, 256, rule=rule), x)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("dim", "bits", "states"), [(64, 1, 8), (33, 4, 256), (40, 2, 1024)])
+def test_numbers_at_both_ends_of_int16(device, dim, bits, states, rule):
+    # strict rows are not normalised: the tiny ones have v of -2..2 and codes that may point away from them or tie, the
+    # large ones saturate v, its double, differences to levels and metrics
+    lengths = np.array([0, 4e-5, 6e-5, 1e-4, 2e-4, 1, 2, 3, 5, 10, 100], np.float32)
+    rows = np.concatenate([samples(dim, seed)[:10] for seed in range(3 if states == 8 else 1)])
+    x = rows[:, None] * lengths[:, None] / np.float32(np.sqrt(dim))
+    _check(device, trellis_plan(dim, bits, states, rule=rule, search=5, strict=True), x.reshape(-1, dim))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
