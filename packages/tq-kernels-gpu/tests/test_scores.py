@@ -1,4 +1,4 @@
-"""Scores on a device, in one pass for a few queries or by tiles for many, against float64 products with decoded rows."""
+"""Scores on a device, in one pass for a few queries or by tiles for many, against float64 products of decoded rows."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,9 @@ QUERIES = (1, 3, FEW, FEW + 1)  # one pass for one, for four, for twice four, an
 def errors(got, queries, rows):
     """Of scores, relative to the lengths of query and row."""
     exact = queries.astype(np.float64) @ rows.astype(np.float64).T
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1) * np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
+    lengths = (
+        np.linalg.norm(rows.astype(np.float64), axis=1) * np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
+    )
     assert got.shape == exact.shape
     assert got.dtype == np.float32
     return np.abs(got - exact) / (lengths + 1e-30)
@@ -109,7 +111,9 @@ def test_none_of_either(device):
     assert backend.scores(plan, packed, scales, None, queries[:0]).shape == (0, 24)
 
 
-@pytest.mark.parametrize(("dim", "lanes"), [(2, 1), (32, 1), (64, 2), (96, 1), (128, 4), (200, 8), (1536, 16), (4096, 32)])
+@pytest.mark.parametrize(
+    ("dim", "lanes"), [(2, 1), (32, 1), (64, 2), (96, 1), (128, 4), (200, 8), (1536, 16), (4096, 32)]
+)
 def test_lanes_share_rows_without_many_idle(dim, lanes):
     assert lanes_of(dim) == lanes
 

@@ -26,6 +26,7 @@ TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, 
     float total[SUMS][COUNT] = {};
     for (i64 start = s.begin; start < s.end; start += TQ_CHUNK) {
         __syncthreads();
+#pragma unroll 1
         for (int i = threadIdx.x; i < SUMS * TQ_CHUNK; i += blockDim.x) {
             const int sum = i / TQ_CHUNK;
             const i64 row = start + i % TQ_CHUNK;
@@ -55,9 +56,11 @@ TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, 
 #pragma unroll
         for (int i = 0; i < COUNT; i++) partial[threadIdx.x * COUNT + i] = total[sum][i];
         __syncthreads();
+#pragma unroll 1
         for (int j = threadIdx.x; j < across * COUNT; j += blockDim.x) {
             const int coordinate = blockIdx.y * across * COUNT + j;
             float all = 0;
+#pragma unroll 1
             for (int other = 0; other < slices; other++) all += partial[other * across * COUNT + j];
             if (coordinate < s.dim) s.out[(i64)sum * s.dim + coordinate] = all;
         }

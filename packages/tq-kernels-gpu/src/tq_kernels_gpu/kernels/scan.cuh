@@ -99,6 +99,7 @@ template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_add_spans(
     const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const float* table,
     float (&sums)[ROWS][QUERIES]) {
+#pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes) {
         u32 words[ROWS][FORMAT];
 #pragma unroll
@@ -126,6 +127,7 @@ template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_groups(
     const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const float* table, float (&sums)[QUERIES]) {
     constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
+#pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes)
 #pragma unroll 1
         for (int i = 0; i < TQ_SPAN; i += STEP) {

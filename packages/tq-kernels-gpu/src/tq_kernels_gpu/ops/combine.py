@@ -18,7 +18,12 @@ THREADS: Final = 256
 MOST_SUMS: Final = 8  # of one block: TQ_MOST_SUMS of kernels/combine.cu
 ROWS_A_BLOCK: Final = 256  # at the least: a block that adds fewer does little but write its sums
 BLOCKS_A_PROCESSOR: Final = 4
-GROUPS: Final = {9: 4, 10: 2, 11: 4, 12: 2}  # coordinates that a thread decodes at once, 8 but for these formats: tq_group
+GROUPS: Final = {
+    9: 4,
+    10: 2,
+    11: 4,
+    12: 2,
+}  # coordinates that a thread decodes at once, 8 but for these formats: tq_group
 
 
 def combine(device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array, weights: Array) -> Array:
@@ -59,4 +64,3 @@ def _sums(device: Device, part: Part, weights: Array) -> Array:
     )
     device.module("combine").launch(kernel, (splits, *tiles), THREADS, arguments)
     return out[0] if splits == 1 else out.sum(axis=0)
-

@@ -29,6 +29,11 @@ class Part(NamedTuple):
     factor: float
     row_factors: Array  # (rows,) float32 or float16, or None: 1
 
+    def rows(self, tile: slice) -> "Part":
+        """The same of some rows."""
+        factors = None if self.row_factors is None else self.row_factors[tile]
+        return self._replace(packed=self.packed[tile], row_factors=factors)
+
     def factors(self) -> tuple[Argument, ...]:
         """The kernel parameters `factors, factor_dtype`."""
         if self.row_factors is None:
@@ -58,9 +63,7 @@ def stage_part(device: Device, plan: ScalarPlan, packed: Array, scales: Array, f
     )
 
 
-def sketch_part(
-    device: Device, sketch: Sketch, packed: Array, offset: int, gammas: Array, factor: float = 1.0
-) -> Part:
+def sketch_part(device: Device, sketch: Sketch, packed: Array, offset: int, gammas: Array, factor: float = 1.0) -> Part:
     """The signs from byte `offset` on of packed rows, with gammas (rows,) or None; errors as `stage_part`."""
     size = (sketch.projections + 7) // 8
     _require_rows(packed, offset + size, gammas, "gammas")

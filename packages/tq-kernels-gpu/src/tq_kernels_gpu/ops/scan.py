@@ -19,7 +19,7 @@ STATIC: Final = 1024  # bytes left for what the kernels have in static shared me
 
 
 class Keeping(NamedTuple):
-    """What a pass keeps instead of scores: the best `keep` keys of each block, in lists of `capacity`."""
+    """What a pass keeps instead of scores: the best `keep` keys of each block, in a list of `capacity`."""
 
     mask: Array  # (rows,) bool, or None
     keep: int

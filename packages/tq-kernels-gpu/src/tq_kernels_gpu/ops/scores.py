@@ -39,7 +39,8 @@ def scores(
     plan = scalar_plan(plan)
     stage, sketch = parts_of_scores(device, plan, packed, scales, gammas)
     rotated, projected = turned_queries(device, plan, queries)
-    return score_parts(device, stage, sketch, rotated, projected)
+    one_pass = fits(device, stage, sketch, len(queries))
+    return score_parts(device, stage, sketch, rotated, projected, one_pass=one_pass)
 
 
 def sketch_scores(device: Device, sketch: Sketch, bits: Array, queries: Array) -> Array:
@@ -49,7 +50,8 @@ def sketch_scores(device: Device, sketch: Sketch, bits: Array, queries: Array) -
     """
     require_queries(queries, sketch.dim)
     part = sketch_part(device, sketch, bits, 0, None, sketch.constant)
-    return score_parts(device, part, None, project(device, sketch, queries), None)
+    projected, one_pass = project(device, sketch, queries), fits(device, part, None, len(queries))
+    return score_parts(device, part, None, projected, None, one_pass=one_pass)
 
 
 def turned_queries(device: Device, plan: ScalarPlan, queries: Array) -> tuple[Array, Array]:
@@ -66,9 +68,11 @@ def require_queries(queries: Array, dim: int) -> None:
     dtype_number(queries, ("float32",), "queries")
 
 
-def score_parts(device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array) -> Array:
-    """The scores of both parts together, (queries, rows) float32."""
-    if fits(device, stage, sketch, len(rotated)):
+def score_parts(
+    device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, *, one_pass: bool
+) -> Array:
+    """The scores of both parts together, (queries, rows) float32; by tiles unless in `one_pass`, which sums otherwise."""
+    if one_pass:
         return scan_scores(device, stage, sketch, rotated, projected)
     out = device.xp.empty((len(rotated), len(stage.packed)), np.float32)
     if out.size:
