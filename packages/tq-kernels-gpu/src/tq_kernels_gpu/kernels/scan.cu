@@ -1,44 +1,7 @@
 // Scores of a few queries in one pass over packed rows, and the search for the best of them in the same pass.
 
 #include "scan.cuh"
-#include "topk.cuh"
-
-// What a row's dots become a score with: its scale, and the norm of its residual.
-struct TqFactors {
-    float factor, sketch_factor;
-    const void *scales, *gammas;
-    int scale_dtype, gamma_dtype;
-
-    TQ_DEVICE float score(i64 row, float dot, float sketch_dot) const {
-        float score = dot * ((scales ? tq_load(scales, scale_dtype, row) : 1.0f) * factor);
-        if (gammas) score += sketch_dot * (tq_load(gammas, gamma_dtype, row) * sketch_factor);
-        return score;
-    }
-};
-
-// Scores or keys of the block's chunk of `count` rows, from its dots in shared memory (2 parts, QUERIES, count).
-template <int QUERIES>
-TQ_DEVICE void tq_finish_rows(
-    const TqFactors& factors, i64 first, i64 rows, int count, int queries, const float* dots, const u8* mask, float* out,
-    TqList (&lists)[QUERIES]) {
-    for (int start = 0; start < count; start += blockDim.x) {
-        const int i = start + threadIdx.x;
-        const i64 row = first + i;
-        const bool there = i < count && row < rows;
-        const bool eligible = there && (!mask || mask[row]);
-#pragma unroll
-        for (int q = 0; q < QUERIES; q++) {
-            if (q >= queries) continue;
-            const float score = there ? factors.score(row, dots[q * count + i], dots[(QUERIES + q) * count + i]) : 0.0f;
-            if (out) {
-                if (there) out[q * rows + row] = score;
-            } else {
-                lists[q].offer(eligible ? tq_key(score, row) : 0);
-                lists[q].settle(false);
-            }
-        }
-    }
-}
+#include "scores.cuh"
 
 // Dynamic shared memory: the keys of each list, queries of both parts, the table, dots.
 template <int QUERIES, int ROWS>
@@ -76,14 +39,7 @@ TQ_DEVICE void tq_scan_rows(
         tq_finish_rows<QUERIES>(factors, first, rows, count, queries, dots, mask, out, lists);
         __syncthreads();
     }
-    if (out) return;
-#pragma unroll
-    for (int q = 0; q < QUERIES; q++) {
-        if (q >= queries) continue;
-        lists[q].settle(true);
-        u64* to = keys + ((i64)q * gridDim.x + blockIdx.x) * keep;
-        for (int i = threadIdx.x; i < keep; i += blockDim.x) to[i] = lists[q].keys[i];
-    }
+    if (!out) tq_deliver<QUERIES>(lists, queries, keys);
 }
 
 // Scores (queries, rows) of packed rows to `out`, or without it the best `keep` keys that each block found among rows of

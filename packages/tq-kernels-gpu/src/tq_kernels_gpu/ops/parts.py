@@ -25,14 +25,24 @@ class Part(NamedTuple):
     dim: int  # coordinates, or projections of a sketch
     format: int  # of kernels/codes.cuh
     centroids: Array  # float32: of all places
-    magnitude: float  # of both centroids of one bit
+    levels: tuple[float, ...]  # the centroids of the first place, ascending
     factor: float
     row_factors: Array  # (rows,) float32 or float16, or None: 1
+
+    @property
+    def magnitude(self) -> float:
+        """The largest centroid; of one bit, that of both."""
+        return self.levels[-1]
 
     def rows(self, tile: slice) -> "Part":
         """The same of some rows."""
         factors = None if self.row_factors is None else self.row_factors[tile]
         return self._replace(packed=self.packed[tile], row_factors=factors)
+
+    def chosen(self, rows: Array) -> "Part":
+        """A copy of some rows, in the order of their numbers (int64)."""
+        factors = None if self.row_factors is None else self.row_factors[rows]
+        return self._replace(packed=self.packed[rows], row_factors=factors)
 
     def factors(self) -> tuple[Argument, ...]:
         """The kernel parameters `factors, factor_dtype`."""
@@ -57,7 +67,7 @@ def stage_part(device: Device, plan: ScalarPlan, packed: Array, scales: Array, f
         dim=plan.dim,
         format=FORMATS[book.bits],
         centroids=book_tables(device, book).centroids,
-        magnitude=float(book.books[0].centroids[-1]),
+        levels=tuple(book.books[0].centroids.tolist()),
         factor=factor,
         row_factors=device.xp.ascontiguousarray(scales),
     )
@@ -75,7 +85,7 @@ def sketch_part(device: Device, sketch: Sketch, packed: Array, offset: int, gamm
         dim=sketch.projections,
         format=1,
         centroids=kept(device).get(sketch, "signs", lambda: device.asarray(signs)),
-        magnitude=1.0,
+        levels=(-1.0, 1.0),
         factor=factor,
         row_factors=None if gammas is None else device.xp.ascontiguousarray(gammas),
     )

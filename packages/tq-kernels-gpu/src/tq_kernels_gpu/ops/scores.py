@@ -1,7 +1,7 @@
 """Scores of packed rows that lie on a device."""
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,53 @@ from tq_kernels_gpu.layout import dtype_number
 from tq_kernels_gpu.ops.parts import Part, parts_of_scores, sketch_part
 from tq_kernels_gpu.ops.rotate import rotate
 from tq_kernels_gpu.ops.scan import fits, scan_scores
+from tq_kernels_gpu.ops.scan8 import can_scan8, scan8
 from tq_kernels_gpu.ops.sketch import project
 
 TILE: Final = 64  # rows and queries of a block: TQ_TILE of kernels/products.cu
+
+
+EIGHT_BITS: Final = "8 bits"  # paths: a pass for each query, rounded;
+ONE_PASS: Final = "one pass"  # a pass for up to four;
+TILES: Final = "tiles"  # tiles of rows and queries
+
+
+class Asked(NamedTuple):
+    """What scores are made of, and how: one path for all rows and queries of a call, for they round differently."""
+
+    stage: Part
+    sketch: Part | None
+    rotated: Array  # (queries, dim) float32
+    projected: Array  # (queries, projections) float32, or None
+    path: str
+
+    def scores(self, device: Device, some: slice, tile: slice) -> Array:
+        """The scores of some queries and rows, (queries, rows) float32."""
+        stage, sketch = self.stage.rows(tile), None if self.sketch is None else self.sketch.rows(tile)
+        rotated, projected = self.rotated[some], None if self.projected is None else self.projected[some]
+        if self.path == EIGHT_BITS:
+            return scan8(device, stage, sketch, rotated, projected, None)
+        if self.path == ONE_PASS:
+            return scan_scores(device, stage, sketch, rotated, projected)
+        out = device.xp.empty((len(rotated), len(stage.packed)), np.float32)
+        if out.size:
+            _products(device, stage, rotated, out, add=False)
+            if sketch is not None:
+                _products(device, sketch, projected, out, add=True)
+        return out
+
+
+def asked_scores(
+    device: Device, plan: ScalarPlan, packed: Array, scales: Array, gammas: Array, queries: Array, accuracy: str
+) -> Asked:
+    """Parts and turned queries of scores; arrays and errors as `scores`."""
+    stage, sketch = parts_of_scores(device, plan, packed, scales, gammas)
+    rotated, projected = turned_queries(device, plan, queries)
+    if accuracy == "int8" and can_scan8(device, stage, sketch, len(queries)):
+        path = EIGHT_BITS
+    else:
+        path = ONE_PASS if fits(device, stage, sketch, len(queries)) else TILES
+    return Asked(stage, sketch, rotated, projected, path)
 
 
 def scores(
@@ -34,13 +78,10 @@ def scores(
 
     packed (rows, plan.row_bytes) uint8; scales, and with a sketch gammas, (rows,) float32 or float16; queries
     (queries, dim) float32. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable for plans that have no kernels.
-    Sums are float32; up to `scan.FEW` queries take one pass over the rows.
+    Sums are float32. At the accuracy "int8" up to two queries add the error that `scan8` states, where it has kernels.
     """
-    plan = scalar_plan(plan)
-    stage, sketch = parts_of_scores(device, plan, packed, scales, gammas)
-    rotated, projected = turned_queries(device, plan, queries)
-    one_pass = fits(device, stage, sketch, len(queries))
-    return score_parts(device, stage, sketch, rotated, projected, one_pass=one_pass)
+    asked = asked_scores(device, scalar_plan(plan), packed, scales, gammas, queries, accuracy)
+    return asked.scores(device, slice(0, len(queries)), slice(0, len(packed)))
 
 
 def sketch_scores(device: Device, sketch: Sketch, bits: Array, queries: Array) -> Array:
@@ -50,8 +91,9 @@ def sketch_scores(device: Device, sketch: Sketch, bits: Array, queries: Array) -
     """
     require_queries(queries, sketch.dim)
     part = sketch_part(device, sketch, bits, 0, None, sketch.constant)
-    projected, one_pass = project(device, sketch, queries), fits(device, part, None, len(queries))
-    return score_parts(device, part, None, projected, None, one_pass=one_pass)
+    path = ONE_PASS if fits(device, part, None, len(queries)) else TILES
+    asked = Asked(part, None, project(device, sketch, queries), None, path)
+    return asked.scores(device, slice(0, len(queries)), slice(0, len(bits)))
 
 
 def turned_queries(device: Device, plan: ScalarPlan, queries: Array) -> tuple[Array, Array]:
@@ -66,20 +108,6 @@ def require_queries(queries: Array, dim: int) -> None:
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise ShapeMismatch(f"queries must be (queries, {dim}), got {queries.shape}")
     dtype_number(queries, ("float32",), "queries")
-
-
-def score_parts(
-    device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, *, one_pass: bool
-) -> Array:
-    """The scores of both parts together, (queries, rows) float32; by tiles unless in `one_pass`, which sums otherwise."""
-    if one_pass:
-        return scan_scores(device, stage, sketch, rotated, projected)
-    out = device.xp.empty((len(rotated), len(stage.packed)), np.float32)
-    if out.size:
-        _products(device, stage, rotated, out, add=False)
-        if sketch is not None:
-            _products(device, sketch, projected, out, add=True)
-    return out
 
 
 def _products(device: Device, part: Part, queries: Array, out: Array, *, add: bool) -> None:
