@@ -101,7 +101,7 @@ TQ_DEVICE void tq_combine(
 }
 
 // One sum, whose every code costs a look-up and one multiply-add.
-extern "C" __global__ void __launch_bounds__(256) tq_combine_one(
+extern "C" __global__ void __launch_bounds__(256, 4) tq_combine_one(
     const u8* packed, i64 rows, int row_bytes, int offset, int bytes, int dim, int format, const float* centroids,
     int table, const float* weights, int sums, float factor, const void* factors, int factor_dtype, int across,
     float* out) {
@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(256) tq_combine_one(
 }
 
 // Any number.
-extern "C" __global__ void __launch_bounds__(256) tq_combine_many(
+extern "C" __global__ void __launch_bounds__(256, 2) tq_combine_many(
     const u8* packed, i64 rows, int row_bytes, int offset, int bytes, int dim, int format, const float* centroids,
     int table, const float* weights, int sums, float factor, const void* factors, int factor_dtype, int across,
     float* out) {

@@ -64,7 +64,7 @@ TQ_DEVICE void tq_scan_rows(
                                 queries, lanes, out, mask, keys, keep, capacity)
 
 // One query: four rows a group of lanes keep enough bytes in flight.
-extern "C" __global__ void __launch_bounds__(256) tq_scan_one(TQ_SCAN_PARAMETERS) { TQ_SCAN(1, 4); }
+extern "C" __global__ void __launch_bounds__(256, 3) tq_scan_one(TQ_SCAN_PARAMETERS) { TQ_SCAN(1, 4); }
 
 // Up to four.
 extern "C" __global__ void __launch_bounds__(256, 2) tq_scan_four(TQ_SCAN_PARAMETERS) { TQ_SCAN(4, 2); }

@@ -27,7 +27,7 @@ class Stage(NamedTuple):
 
 
 def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
-    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) and residual norms (rows,) float32, None without a sketch.
+    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) and residual norms (rows,), None without a sketch.
 
     To the bit as tq_core's `numpy`.
 

@@ -14,7 +14,7 @@ SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/spans.cuh
 QUERY_SPAN: Final = 36  # floats that a span of a query takes in shared memory: TQ_QUERY_SPAN
 THREADS: Final = 256
 WASTE: Final = 1.25  # lanes that share a row may take up to this much of what its spans need
-BLOCKS_A_PROCESSOR: Final = 4  # resident at 64 registers a thread
+BLOCKS_A_PROCESSOR: Final = 3  # resident at 80 registers a thread
 STATIC: Final = 1024  # bytes left for what the kernels have in static shared memory
 
 

@@ -53,7 +53,7 @@ def queries8(device: Device, part: Part, queries: Array) -> Query8:
 def scan8(
     device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, keeping: Keeping | None
 ) -> Array:
-    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks * keep) uint64; for one query at least."""
+    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks * keep) uint64; of one query or more."""
     xp, rows, queries = device.xp, len(stage.packed), len(rotated)
     first = queries8(device, stage, rotated)
     second = None if sketch is None else queries8(device, sketch, projected)
