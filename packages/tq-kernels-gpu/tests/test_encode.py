@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gpu_plans import WIDTHS, same_bits, scalar_plan
 
-from tq_core.errors import BackendUnavailable, InvalidDtype, ShapeMismatch
+from tq_core.errors import InvalidDtype, ShapeMismatch
 from tq_core.norms import row_norms, unit_rows
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES
@@ -129,9 +129,3 @@ def test_what_cannot_be_encoded_is_refused(device):
         encode(device, plan, device.xp.zeros((3, 65), np.float32))
     with pytest.raises(InvalidDtype, match=r"must be one of float32, .*got int32"):
         encode(device, plan, device.xp.zeros((3, 64), np.int32))
-
-
-def test_plans_without_kernels_are_refused(device):
-    x = device.xp.zeros((3, 64), np.float32)
-    with pytest.raises(BackendUnavailable, match="no kernels for sketches"):
-        encode(device, scalar_plan(64, 4, sketch=Sketch(64, 64, "gaussian", 5)), x)

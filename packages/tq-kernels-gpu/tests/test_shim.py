@@ -1,5 +1,7 @@
 """The shim does what CUDA does: barriers, shuffles, votes, atomics; and reports kernels that would hang or overrun."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,13 @@ extern "C" __global__ void tq_hangs(int* out) {
     else __syncwarp();
     out[0] = 1;
 }
+extern "C" __global__ void tq_races(int* out, int barrier) {
+    TQ_DYNAMIC_SHARED(memory);
+    int* held = (int*)memory;
+    held[threadIdx.x] = threadIdx.x;
+    if (barrier) __syncthreads();
+    out[threadIdx.x] = held[(threadIdx.x + 1) % blockDim.x];
+}
 extern "C" __global__ void tq_overruns(int* out) {
     TQ_DYNAMIC_SHARED(memory);
     memory[64] = 1;
@@ -64,7 +73,11 @@ def probes(shim, tmp_path_factory):
     patch.setattr(sources, "source", lambda module: text)
     patch.setattr(sources, "kernels", lambda module: names)
     try:
-        return shim.ShimModule(shim.build("probes", tmp_path_factory.mktemp("probes")), names)
+        library = shim.build("probes", tmp_path_factory.mktemp("probes"))
+        return SimpleNamespace(
+            launch=shim.ShimModule(library, names).launch,
+            launch_backwards=shim.ShimModule(library, names, backwards=True).launch,
+        )
     finally:
         patch.undo()
 
@@ -102,6 +115,22 @@ def test_atomics_and_counts(probes):
     probes.launch("tq_counts", 4, 96, (total, greatest, np.int32(70)))
     assert total[0] == 280
     assert greatest[0] == 395
+
+
+def test_a_missing_barrier_shows_where_threads_run_backwards(probes):
+    def both(barrier):
+        found = []
+        for launch in (probes.launch, probes.launch_backwards):
+            out = np.zeros(64, np.int32)
+            launch("tq_races", 1, 64, (out, np.int32(barrier)), shared=256)
+            found.append(out)
+        return found
+
+    forwards, backwards = both(barrier=True)
+    np.testing.assert_array_equal(forwards, np.roll(np.arange(64), -1))
+    np.testing.assert_array_equal(backwards, forwards)
+    forwards, backwards = both(barrier=False)
+    assert (forwards != backwards).any()
 
 
 def test_threads_at_different_barriers_are_reported(probes):

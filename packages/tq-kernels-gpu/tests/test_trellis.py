@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from gpu_plans import same_bits, trellis_plan
+
 from tq_core import trellis_path
 from tq_core.errors import InvalidDtype, ShapeMismatch
 from tq_core.norms import row_norms
@@ -162,7 +162,7 @@ def test_what_cannot_be_encoded_or_decoded_is_refused(device):
     plan, xp = trellis_plan(64, 2, 256), device.xp
     with pytest.raises(ShapeMismatch, match=r"must be \(rows, 64\), got \(3, 65\)"):
         encode(device, plan, xp.zeros((3, 65), np.float32))
-    with pytest.raises(InvalidDtype, match="must be one of float32, .*got int32"):
+    with pytest.raises(InvalidDtype, match=r"must be one of float32, .*got int32"):
         encode(device, plan, xp.zeros((3, 64), np.int32))
     with pytest.raises(ShapeMismatch, match=r"packed rows must be \(rows, 16\), got \(3, 15\)"):
         decode(device, plan, xp.zeros((3, 15), np.uint8), xp.ones(3, np.float32), None)

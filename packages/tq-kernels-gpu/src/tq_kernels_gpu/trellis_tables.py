@@ -30,7 +30,12 @@ class TrellisTables(NamedTuple):
 
     def for_decoding(self) -> tuple[Argument, ...]:
         """The kernel parameters `centroids, table, format`."""
-        return (self.centroids, np.int32(len(self.centroids)), np.int32(TRELLIS + self.bits - 1))
+        return (self.centroids, np.int32(len(self.centroids)), np.int32(self.format))
+
+    @property
+    def format(self) -> int:
+        """The number that kernels know the packing of its rows by."""
+        return TRELLIS + self.bits - 1
 
     @property
     def survivor_bytes(self) -> int:

@@ -31,6 +31,12 @@ TQ_DEVICE constexpr int tq_slots(int format) { return tq_mixed(format) ? 8 : 1 <
 // Centroids that a codebook has room for in its table.
 TQ_DEVICE constexpr int tq_centroid_slots(int format) { return tq_mixed(format) ? 16 : 1 << format; }
 
+// Where the centroid of a code of coordinate place is in the table, `size` numbers.
+template <int FORMAT>
+TQ_DEVICE u32 tq_entry(int place, u32 code, int size) {
+    return tq_trellis(FORMAT) ? code & (size - 1) : place * tq_centroid_slots(FORMAT) + code;
+}
+
 enum { TQ_MOST_MAGNITUDES = 128, TQ_MOST_CENTROIDS = 256 };
 
 // Coordinates that tq_unpack gives at once: those of as many bytes as a plane has bits, or of a word.

@@ -13,8 +13,8 @@ TQ_DEVICE void tq_centroids(const u8* row, int bytes, int dim, const float* cent
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             const int place = i & (tq_places(FORMAT) - 1);
-            const u32 index = tq_trellis(FORMAT) ? codes[i] & (table - 1) : place * tq_centroid_slots(FORMAT) + codes[i];
-            if (group * COUNT + i < dim) x[tq_at(group * COUNT + i)] = centroids[index];
+            if (group * COUNT + i < dim)
+                x[tq_at(group * COUNT + i)] = centroids[tq_entry<FORMAT>(place, codes[i], table)];
         }
     }
 }

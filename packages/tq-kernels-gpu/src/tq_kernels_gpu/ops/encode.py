@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tq_core.errors import BackendUnavailable, ShapeMismatch
+from tq_core.errors import ShapeMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
 from tq_core.trellis_plan import TrellisPlan
@@ -13,6 +13,7 @@ from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.layout import dtype_number, row_launch
 from tq_kernels_gpu.ops.normalize import INPUTS, normalize
 from tq_kernels_gpu.ops.rotate import rotate
+from tq_kernels_gpu.ops.sketch import write_sketch
 from tq_kernels_gpu.ops.walk import walk
 from tq_kernels_gpu.tables import rotation_tables
 
@@ -27,7 +28,9 @@ class Stage(NamedTuple):
 
 
 def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
-    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) float32, and None; to the bit as tq_core's `numpy`.
+    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) and residual norms (rows,), None without a sketch.
+
+    To the bit as tq_core's `numpy`.
 
     x is (rows, dim) float16, float32, float64 or the bits of bfloat16 as uint16. Raises ShapeMismatch and InvalidDtype
     for other arrays, BackendUnavailable for plans that have no kernels. Rows are not checked: a scale that float32
@@ -35,10 +38,10 @@ def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
     """
     if isinstance(plan, TrellisPlan):
         return (*walk(device, plan, x), None)
-    if plan.sketch is not None:
-        raise BackendUnavailable("gpu", "there are no kernels for sketches", "backend='auto' has them")
     stage = first_stage(device, plan, x)
-    return stage.packed, stage.scales, None
+    if plan.sketch is not None:
+        write_sketch(device, plan.sketch, stage.residuals, stage.packed, plan.stage_bytes)
+    return stage.packed, stage.scales, stage.gammas
 
 
 def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:
