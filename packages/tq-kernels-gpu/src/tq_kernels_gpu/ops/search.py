@@ -28,7 +28,7 @@ def search(
     """The k best rows of each query: `(scores, indices)`, (queries, k) float32 and int64, as VectorCodec.search states.
 
     Arrays and errors as `scores`; mask (rows,) bool or None, or ShapeMismatch. The scores are those of `scores` at the
-    same accuracy, bit for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass over all.
+    same accuracy, bit for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass.
     """
     asked = asked_scores(device, scalar_plan(plan), packed, scales, gammas, queries, accuracy)
     count, rows = len(queries), len(packed)
