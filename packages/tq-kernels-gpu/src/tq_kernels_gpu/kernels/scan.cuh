@@ -64,44 +64,57 @@ TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, fl
     return loaded;
 }
 
-// Centroids in shared memory: entry e of copy c, lane % copies, at e * copies + c. With one copy a lane, lanes that look up
-// different codes meet different banks. Windows of a trellis are too many for that from 1024 on: eight copies leave four
-// lanes to meet each other's four banks, at random.
-struct TqTable {
-    const float* own;  // the lane's copy
-    int size, copies;
-};
-
-// Copies of a table of `size` numbers, within 32 KiB; copies_of in ops/scan.py.
+// Copies of a table of `size` centroids, within 32 KiB; copies_of in ops/scan.py.
 TQ_DEVICE constexpr int tq_copies(int size) { return size <= 256 ? 32 : 8192 / size; }
 
+// Centroids in shared memory, copies of one beside each other. With one copy a lane, lanes that look up different codes meet
+// different banks. From 1024 windows of a trellis on there is no room for that: of eight copies each serves four lanes,
+// which meet in its four banks at random, and of two copies sixteen.
+struct TqTable {
+    const unsigned char* bytes;
+    u32 mask;  // of the windows of a trellis
+    int bit;   // log2 of the bytes of all copies of one centroid
+    u32 lane;  // byte of the lane's own copy in them
+};
+
 // No barrier.
-TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, float* to) {
-    const int copies = tq_copies(size);
-    for (int i = threadIdx.x; i < size * copies; i += blockDim.x) to[i] = centroids[i / copies];
-    return {to + threadIdx.x % copies, size, copies};
+TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, unsigned char* to) {
+    const int copies = tq_copies(size), log = 31 - __clz(copies);
+    for (int i = threadIdx.x; i < size << log; i += blockDim.x) ((float*)to)[i] = centroids[i >> log];
+    return {to, (u32)size - 1, log + 2, (threadIdx.x & (copies - 1)) * 4};
 }
 
-// Adds four coordinates of one row to the sums of QUERIES queries; One bit is -1 or 1 and needs no table.
-// Coordinates are added one by one, ascending, so that sums do not depend on how rows are loaded.
+// Where a lane finds the centroid of a scalar code in the table: 128 bytes a code, four a lane. As a word is shifted once for its
+// code to lie seven bits up, a code costs a shift and one logical instruction before its look-up.
+enum { TQ_CODE_BIT = 7 };
+TQ_DEVICE u32 tq_lane_offset() { return (threadIdx.x & 31) * 4; }
+
+template <int FORMAT>
+TQ_DEVICE u32 tq_place_of(u32 word, int bit, u32 lane) {
+    const u32 moved = bit < TQ_CODE_BIT ? word << (TQ_CODE_BIT - bit) : word >> (bit - TQ_CODE_BIT);
+    return (moved & ((1u << FORMAT) - 1) << TQ_CODE_BIT) | lane;
+}
+
+// Adds four coordinates of one row to the sums of QUERIES queries. `places` are those of the codes in the table; one bit is
+// -1 or 1 and needs no table, its places are the bit itself. Coordinates are added one by one, ascending, so that sums do
+// not depend on how rows are loaded.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_four(
-    const u32 (&codes)[4], int first_place, const float4 (&queries)[QUERIES], const TqTable& table,
+    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const TqTable& table,
     float (&sums)[QUERIES]) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float centroid = 0;
         if constexpr (FORMAT != 1) {
-            const int place = (first_place + j) & (tq_places(FORMAT) - 1);
-            const int copies = tq_trellis(FORMAT) ? table.copies : 32;
-            centroid = table.own[tq_entry<FORMAT>(place, codes[j], table.size) * copies];
+            const int book = ((first + j) & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT);
+            centroid = *(const float*)(table.bytes + places[j] + (book << TQ_CODE_BIT));
         }
 #pragma unroll
         for (int q = 0; q < QUERIES; q++) {
             const float4& four = queries[q];
             const float value = j == 0 ? four.x : j == 1 ? four.y : j == 2 ? four.z : four.w;
             if constexpr (FORMAT == 1)
-                sums[q] += tq_flip(value, codes[j] ^ 1);
+                sums[q] += tq_flip(value, places[j] ^ 1);
             else
                 sums[q] = fmaf(centroid, value, sums[q]);
         }
@@ -113,6 +126,7 @@ template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_add_spans(
     const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const TqTable& table,
     float (&sums)[ROWS][QUERIES]) {
+    const u32 lane = tq_lane_offset();
 #pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes) {
         u32 words[ROWS][FORMAT];
@@ -128,8 +142,11 @@ TQ_DEVICE void tq_add_spans(
             for (int r = 0; r < ROWS; r++) {
                 u32 own[4];
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    own[j] = words[r][(i + j) * FORMAT / 32] >> ((i + j) * FORMAT % 32) & ((1u << FORMAT) - 1);
+                for (int j = 0; j < 4; j++) {
+                    const u32 word = words[r][(i + j) * FORMAT / 32];
+                    const int bit = (i + j) * FORMAT % 32;
+                    own[j] = FORMAT == 1 ? word >> bit & 1 : tq_place_of<FORMAT>(word, bit, lane);
+                }
                 tq_add_four<FORMAT, QUERIES>(own, 0, four, table, sums[r]);
             }
         }
@@ -141,6 +158,7 @@ template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_groups(
     const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const TqTable& table, float (&sums)[QUERIES]) {
     constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
+    const u32 lane = tq_lane_offset();
 #pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes)
 #pragma unroll 1
@@ -155,7 +173,13 @@ TQ_DEVICE void tq_add_groups(
                 u32 some[4];
                 float4 four[QUERIES];
 #pragma unroll
-                for (int j = 0; j < 4; j++) some[j] = own[(part + j) / COUNT][(part + j) % COUNT];
+                for (int j = 0; j < 4; j++) {
+                    const u32 code = own[(part + j) / COUNT][(part + j) % COUNT];
+                    if constexpr (tq_trellis(FORMAT))
+                        some[j] = (code & table.mask) << table.bit | table.lane;
+                    else
+                        some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
+                }
 #pragma unroll
                 for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i + part);
                 tq_add_four<FORMAT, QUERIES>(some, part, four, table, sums);
