@@ -64,12 +64,27 @@ TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, fl
     return loaded;
 }
 
-// The centroids in shared memory, one copy a lane: lanes that look up different codes meet different banks.
-TQ_DEVICE void tq_load_table(const float* centroids, int table, unsigned char* to) {
-    for (int i = threadIdx.x; i < table * 32; i += blockDim.x) ((float*)to)[i] = centroids[i >> 5];
+// Copies of a table of `size` centroids, within 32 KiB; copies_of in ops/scan.py.
+TQ_DEVICE constexpr int tq_copies(int size) { return size <= 256 ? 32 : 8192 / size; }
+
+// Centroids in shared memory, copies of one beside each other. With one copy a lane, lanes that look up different codes meet
+// different banks. From 1024 windows of a trellis on there is no room for that: of eight copies each serves four lanes,
+// which meet in its four banks at random, and of two copies sixteen.
+struct TqTable {
+    const unsigned char* bytes;
+    u32 mask;  // of the windows of a trellis
+    int bit;   // log2 of the bytes of all copies of one centroid
+    u32 lane;  // byte of the lane's own copy in them
+};
+
+// No barrier.
+TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, unsigned char* to) {
+    const int copies = tq_copies(size), log = 31 - __clz(copies);
+    for (int i = threadIdx.x; i < size << log; i += blockDim.x) ((float*)to)[i] = centroids[i >> log];
+    return {to, (u32)size - 1, log + 2, (threadIdx.x & (copies - 1)) * 4};
 }
 
-// Where a lane finds the centroid of a code in the table: 128 bytes a code, four a lane. As a word is shifted once for its
+// Where a lane finds the centroid of a scalar code in the table: 128 bytes a code, four a lane. As a word is shifted once for its
 // code to lie seven bits up, a code costs a shift and one logical instruction before its look-up.
 enum { TQ_CODE_BIT = 7 };
 TQ_DEVICE u32 tq_lane_offset() { return (threadIdx.x & 31) * 4; }
@@ -85,14 +100,14 @@ TQ_DEVICE u32 tq_place_of(u32 word, int bit, u32 lane) {
 // not depend on how rows are loaded.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_four(
-    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const unsigned char* table,
+    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const TqTable& table,
     float (&sums)[QUERIES]) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float centroid = 0;
         if constexpr (FORMAT != 1) {
             const int book = ((first + j) & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT);
-            centroid = *(const float*)(table + places[j] + (book << TQ_CODE_BIT));
+            centroid = *(const float*)(table.bytes + places[j] + (book << TQ_CODE_BIT));
         }
 #pragma unroll
         for (int q = 0; q < QUERIES; q++) {
@@ -109,7 +124,7 @@ TQ_DEVICE void tq_add_four(
 // The products of one lane's spans of ROWS rows at once, of one plane: enough loads in flight to fill the bandwidth.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_add_spans(
-    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const unsigned char* table,
+    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const TqTable& table,
     float (&sums)[ROWS][QUERIES]) {
     const u32 lane = tq_lane_offset();
 #pragma unroll 1
@@ -141,7 +156,7 @@ TQ_DEVICE void tq_add_spans(
 // The same of one row, of any width and alignment, by groups of coordinates.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_groups(
-    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const unsigned char* table, float (&sums)[QUERIES]) {
+    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const TqTable& table, float (&sums)[QUERIES]) {
     constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
     const u32 lane = tq_lane_offset();
 #pragma unroll 1
@@ -160,7 +175,10 @@ TQ_DEVICE void tq_add_groups(
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     const u32 code = own[(part + j) / COUNT][(part + j) % COUNT];
-                    some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
+                    if constexpr (tq_trellis(FORMAT))
+                        some[j] = (code & table.mask) << table.bit | table.lane;
+                    else
+                        some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
                 }
 #pragma unroll
                 for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i + part);
@@ -180,7 +198,7 @@ TQ_DEVICE Number tq_sum_lanes(Number sum, int lanes) {
 // being blockDim.x / lanes * ROWS, for rows before `rows`. No barrier.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots(
-    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table, float* dots) {
+    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const TqTable& table, float* dots) {
     const int groups = blockDim.x / lanes, group = threadIdx.x / lanes;
     const bool writes = (threadIdx.x & (lanes - 1)) == 0;
     if constexpr (tq_one_plane(FORMAT)) {
@@ -219,7 +237,7 @@ TQ_DEVICE void tq_dots(
 // As tq_dots, of a format that is known at run time.
 template <int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots_of(
-    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table,
+    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const TqTable& table,
     float* dots) {
     switch (format) {
         case 1: tq_dots<1, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
@@ -234,5 +252,9 @@ TQ_DEVICE void tq_dots_of(
         case 10: tq_dots<10, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
         case 11: tq_dots<11, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
         case 12: tq_dots<12, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 13: tq_dots<13, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 14: tq_dots<14, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 15: tq_dots<15, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 16: tq_dots<16, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
     }
 }
