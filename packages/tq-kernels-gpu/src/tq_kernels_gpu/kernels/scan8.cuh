@@ -88,12 +88,12 @@ TQ_DEVICE void tq_dots8(const TqPart8& part, i64 first, i64 rows, int lanes, flo
         for (int r = 0; r < ROWS; r++) {
             i64 at = first + r * groups + group;
             if (at >= rows) at = rows - 1;  // read again, and dropped
-            const u8* from = part.packed + at * part.row_bytes + span * 4 * FORMAT;
+            const u8* from = part.packed + at * part.row_bytes;
             if (part.aligned)
-                tq_load_span<FORMAT>(from, words[r]);
+                tq_load_plane<FORMAT>(from, span, words[r]);
             else
 #pragma unroll
-                for (int w = 0; w < FORMAT; w++) words[r][w] = (u32)tq_load_bytes<4>(from + 4 * w, 4);
+                for (int w = 0; w < FORMAT; w++) words[r][w] = (u32)tq_load_bytes<4>(from + 4 * (span * FORMAT + w), 4);
         }
 #pragma unroll
         for (int w = 0; w < TQ_QUERY_WORDS; w += 4) {
