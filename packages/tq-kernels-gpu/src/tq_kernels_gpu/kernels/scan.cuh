@@ -25,11 +25,14 @@ TQ_DEVICE bool tq_aligned(const TqCodes& codes) {
     return codes.dim % TQ_SPAN == 0 && codes.row_bytes % UNIT == 0 && ((u64)codes.packed & (UNIT - 1)) == 0;
 }
 
-// The words of a span of one plane of WIDTH bits.
+// The words of a span of one plane of WIDTH bits; by bytes unless `aligned`.
 template <int WIDTH>
-TQ_DEVICE void tq_load_plane(const u8* plane, int span, u32* words) {
+TQ_DEVICE void tq_load_plane(const u8* plane, int span, bool aligned, u32* words) {
     const u8* from = plane + span * 4 * WIDTH;
-    if constexpr (WIDTH == 1) {
+    if (!aligned) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) words[i] = (u32)tq_load_bytes<4>(from + 4 * i, 4);
+    } else if constexpr (WIDTH == 1) {
         words[0] = *(const u32*)from;
     } else if constexpr (WIDTH == 2) {
         const uint2 two = *(const uint2*)from;
@@ -43,15 +46,16 @@ TQ_DEVICE void tq_load_plane(const u8* plane, int span, u32* words) {
     }
 }
 
+// The words of a span, `dim` being a multiple of TQ_SPAN.
 template <int FORMAT>
-TQ_DEVICE void tq_load_span(const u8* row, int dim, int span, u32 (&words)[FORMAT]) {
+TQ_DEVICE void tq_load_span(const u8* row, int dim, int span, bool aligned, u32 (&words)[FORMAT]) {
     const int bytes = dim / 8;  // of a plane of one bit
     if constexpr (FORMAT == 8) {
-        tq_load_plane<8>(row, span, words);
+        tq_load_plane<8>(row, span, aligned, words);
     } else {
-        if constexpr (FORMAT & 4) tq_load_plane<4>(row, span, words);
-        if constexpr (FORMAT & 2) tq_load_plane<2>(row + (FORMAT & 4) * bytes, span, words + (FORMAT & 4));
-        if constexpr (FORMAT & 1) tq_load_plane<1>(row + (FORMAT & 6) * bytes, span, words + (FORMAT & 6));
+        if constexpr (FORMAT & 4) tq_load_plane<4>(row, span, aligned, words);
+        if constexpr (FORMAT & 2) tq_load_plane<2>(row + (FORMAT & 4) * bytes, span, aligned, words + (FORMAT & 4));
+        if constexpr (FORMAT & 1) tq_load_plane<1>(row + (FORMAT & 6) * bytes, span, aligned, words + (FORMAT & 6));
     }
 }
 
@@ -158,7 +162,7 @@ TQ_DEVICE void tq_add_spans(
         u32 words[ROWS][FORMAT];
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
-            tq_load_span<FORMAT>(codes.packed + at[r] * codes.row_bytes, codes.dim, span, words[r]);
+            tq_load_span<FORMAT>(codes.packed + at[r] * codes.row_bytes, codes.dim, span, true, words[r]);
 #pragma unroll
         for (int i = 0; i < TQ_SPAN; i += 4) {
             float4 four[QUERIES];
