@@ -11,7 +11,7 @@ from tq_kernels_gpu.trellis_tables import TRELLIS
 
 FEW: Final = 8  # queries beyond which rows are better decoded once for a tile of queries
 AT_ONCE: Final = 4  # queries of one pass: tq_scan_four
-SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/spans.cuh
+SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/scan.cuh
 QUERY_SPAN: Final = 36  # floats that a span of a query takes in shared memory: TQ_QUERY_SPAN
 THREADS: Final = 256
 LANES: Final = 32
