@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.codebook import MixedCodebook
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.device import Device
 from tq_kernels_gpu.ops.decode import decode
 from tq_kernels_gpu.ops.encode import encode
@@ -44,3 +46,12 @@ class GpuBackend:
         device = self.device
         held = device.asarray(packed), device.asarray(scales), None if gammas is None else device.asarray(gammas)
         return device.to_host(decode(device, plan, *held))
+
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> PackedAttention | None:
+        """Fused attention over tokens packed by two plans; see tq_kernels_gpu.attention.
+
+        None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
+        """
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
+            return None
+        return PackedAttention(keys, values, self.device, accuracy=accuracy)
