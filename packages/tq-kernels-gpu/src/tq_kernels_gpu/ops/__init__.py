@@ -1,0 +1,1 @@
+"""The operations on arrays of a device, one module each."""
