@@ -1,11 +1,10 @@
 """Attention straight from packed codes: tiles of tokens, online softmax, scratch memory within a bound.
 
 Per tile: scores of all queries from the packed keys, exponentials against the running maximum, and the weighted sum of
-the packed values, added in their rotated domain. No float copy of keys or values exists at any time.
+the packed values, added in their rotated domain. No float copy of packed keys or values exists at any time. Tokens in
+full precision (sinks, window, fresh ones) come last, those of all lanes in one tile where they fit.
 """
 
-from collections.abc import Callable
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from tq_cache.side import Side
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 WORKSPACE_BYTES: Final = 16 << 20
 LEAST_TILE: Final = 16  # tokens; below that a tile is all overhead
@@ -87,25 +87,22 @@ def attend(
     tile, rows = _tile(keys, values, heads, count, workspace_bytes)
     can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
     fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
-    only_codes = fresh is None and not len(keys.sinks) and not len(keys.recent)
+    exact_tile = _exact_tile(keys, values, heads, rows, workspace_bytes)
     for start in range(0, count, rows):
         part = slice(start, min(start + rows, count))
         mask = view.mask if view.mask is None or view.mask.shape[2] == 1 else view.mask[:, :, part]
         asked = Question(queries[:, :, part], scale, softcap, View(view.first[part], view.last[part], mask))
         found = None if fused is None else _fused(fused, keys, values, asked)
-        if found is not None and only_codes:
+        exact = _exact_pieces(keys, asked.view, fresh)
+        if found is not None and not exact:
             np.divide(found.values, np.where(found.sums > 0, found.sums, 1)[..., None], out=out[:, :, part])
             continue
         state = _nothing(asked, values.dim) if found is None else _state(found, keys, asked)
-        for low, high in _spans(keys, asked.view, tile, codes=fused is None):
+        for low, high in [] if fused is not None else _coded_spans(keys, asked.view, tile):
             for lane in range(lanes):
-                _add_tile(_held_tile(keys, values, lane, low, high), lane, low, high, asked, state)
-        if fresh is not None:
-            held, count_fresh = len(keys), fresh.keys.shape[1]
-            for low in range(0, count_fresh, tile):
-                high = min(low + tile, count_fresh)
-                for lane in range(lanes):
-                    _add_tile(_fresh_tile(fresh, lane, low, high), lane, held + low, held + high, asked, state)
+                _add_codes(keys, values, lane, low, high, asked, state)
+        for pieces in _bundles(exact, exact_tile):
+            _add_exact(keys, values, fresh, pieces, asked, state)
         out[:, :, part] = state.finished()
     return out
 
@@ -161,71 +158,130 @@ def _tile(keys: Side, values: Side, heads: int, count: int, workspace_bytes: int
     return max(LEAST_TILE, tile), rows
 
 
-class Tile(NamedTuple):
-    """Some tokens of one lane: what they score and what they sum to."""
+def _exact_tile(keys: Side, values: Side, heads: int, rows: int, workspace_bytes: int) -> int:
+    """Exact tokens a tile, of all lanes at once: their float32 copies and three score-sized arrays."""
+    dims = keys.dim + values.dim
+    room = max(0, workspace_bytes - 8 * heads * rows * dims)
+    return max(LEAST_TILE, room // (keys.lanes * (4 * dims + 20 * heads * rows)))
 
-    scores: Callable[[F32], F32]  # queries (n, key dim) -> (n, tokens)
-    combined: Callable[[F32], F32]  # weights (n, tokens) -> (n, value dim)
+
+class Piece(NamedTuple):
+    """Exact tokens of one kind, start..stop-1 of their array; they stand at `position` and behind."""
+
+    kind: str  # "sinks", "recent", "fresh"
+    start: int
+    stop: int
+    position: int
 
 
-def _held_tile(keys: Side, values: Side, lane: int, low: int, high: int) -> Tile:
-    return Tile(
-        lambda queries: keys.scores_of(lane, low, high, queries),
-        lambda weights: values.combined(lane, low, high, weights),
+def _exact_pieces(keys: Side, view: View, fresh: Fresh | None) -> list[Piece]:
+    """The exact tokens that any query may see, in order."""
+    if not len(view.first):
+        return []
+    first, last = int(view.first.min()), int(view.last.max())
+    held, window = len(keys), keys.borders()[1]
+    kinds = (
+        ("sinks", 0, len(keys.sinks)),
+        ("recent", window, held - window),
+        ("fresh", held, 0 if fresh is None else fresh.keys.shape[1]),
     )
+    found = []
+    for kind, position, length in kinds:
+        start, stop = max(first - position, 0), min(last - position, length)
+        if start < stop:
+            found.append(Piece(kind, start, stop, position + start))
+    return found
 
 
-def _fresh_tile(fresh: Fresh, lane: int, low: int, high: int) -> Tile:
-    keys, values = (np.asarray(side[lane, low:high], np.float32) for side in fresh)
-    return Tile(lambda queries: queries @ keys.T, lambda weights: weights @ values)
+def _bundles(pieces: list[Piece], tile: int) -> list[list[Piece]]:
+    """Pieces in bundles of at most `tile` tokens, cut where they must be."""
+    found: list[list[Piece]] = []
+    room = 0
+    for kind, first, last, position in pieces:
+        start = first
+        while start < last:
+            if not room:
+                found.append([])
+                room = tile
+            stop = min(last, start + room)
+            found[-1].append(Piece(kind, start, stop, position + start - first))
+            room -= stop - start
+            start = stop
+    return found
 
 
-def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state: State) -> None:
-    """Bring tokens low..high-1 of one lane into the state."""
+def _floats(side: Side, fresh: Floats | None, pieces: list[Piece]) -> F32:
+    """(lanes, tokens, dim) float32 of some exact tokens."""
+    total = sum(piece.stop - piece.start for piece in pieces)
+    out = np.empty((side.lanes, total, side.dim), np.float32)
+    at = 0
+    for kind, start, stop, _ in pieces:
+        tokens = fresh if kind == "fresh" and fresh is not None else getattr(side, kind).view
+        out[:, at : at + stop - start] = tokens[:, start:stop]
+        at += stop - start
+    return out
+
+
+def _add_exact(
+    keys: Side, values: Side, fresh: Fresh | None, pieces: list[Piece], asked: Question, state: State
+) -> None:
+    """Bring exact tokens of all lanes into the state."""
+    lanes, heads, count, dim = asked.queries.shape
+    held_keys = _floats(keys, None if fresh is None else fresh.keys, pieces)
+    held_values = _floats(values, None if fresh is None else fresh.values, pieces)
+    logits = asked.queries.reshape(lanes, heads * count, dim) @ held_keys.swapaxes(1, 2)
+    parts = [np.arange(piece.position, piece.position + piece.stop - piece.start) for piece in pieces]
+    positions = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    weights = _weights(logits.reshape(lanes, heads, count, -1), positions, asked, asked.view, state)
+    state.summed[...] += (weights.reshape(lanes, heads * count, -1) @ held_values).reshape(state.summed.shape)
+
+
+def _add_codes(keys: Side, values: Side, lane: int, low: int, high: int, asked: Question, state: State) -> None:
+    """Bring the codes of tokens low..high-1 of one lane into the state."""
     heads, count, dim = asked.queries.shape[1:]
     queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
-    logits = tile.scores(queries).reshape(heads, count, high - low)
+    logits = keys.scores_of(lane, low, high, queries).reshape(1, heads, count, high - low)
+    own = State(*(array[lane : lane + 1] for array in state))
+    weights = _weights(logits, np.arange(low, high), asked, asked.view.of([lane]), own)
+    summed = values.combined(lane, low, high, weights.reshape(heads * count, high - low))
+    own.summed[...] += summed.reshape(own.summed.shape)
+
+
+def _weights(logits: F32, positions: NDArray[np.int64], asked: Question, view: View, state: State) -> F32:
+    """exp(logit - maximum) of (lanes, heads a lane, n, tokens) products, in the same memory.
+
+    The state has the new maxima then, what it held before is faded to them, and the weights are in its totals.
+    """
     logits *= np.float32(asked.scale)
     if asked.softcap > 0:
         with np.errstate(over="ignore"):  # infinitely far beyond the cap is at the cap
             np.tanh(logits / np.float32(asked.softcap), out=logits)
         logits *= np.float32(asked.softcap)
-    _hide(logits, asked.view, lane, low, high)
-    largest, total, summed = state.largest[lane], state.total[lane], state.summed[lane]
-    peak = np.maximum(largest, logits.max(axis=2))
+    _hide(logits, positions, view)
+    peak = np.maximum(state.largest, logits.max(axis=3))
     anchor = np.where(np.isfinite(peak), peak, np.float32(0))
-    np.exp(np.subtract(logits, anchor[:, :, None], out=logits), out=logits)
-    faded = np.exp(largest - anchor).astype(np.float64)
-    total *= faded
-    total += logits.sum(axis=2, dtype=np.float64)
-    tile_sum = tile.combined(logits.reshape(heads * count, high - low))
-    summed *= faded[:, :, None]
-    summed += tile_sum.reshape(summed.shape)
-    largest[:] = peak
+    np.exp(np.subtract(logits, anchor[..., None], out=logits), out=logits)
+    faded = np.exp(state.largest - anchor).astype(np.float64)
+    state.total[...] *= faded
+    state.total[...] += logits.sum(axis=3, dtype=np.float64)
+    state.summed[...] *= faded[..., None]
+    state.largest[...] = peak
+    return logits
 
 
-def _spans(side: Side, view: View, tile: int, *, codes: bool) -> list[tuple[int, int]]:
-    """Token ranges of at most `tile` tokens that any query may see, none across the border of two parts."""
+def _coded_spans(side: Side, view: View, tile: int) -> list[tuple[int, int]]:
+    """Ranges of at most `tile` tokens that are codes and that any query may see."""
     if not len(view.first):
         return []
-    start, stop = int(view.first.min()), min(int(view.last.max()), len(side))
-    if start >= stop:
-        return []
-    first, last = side.borders()
-    borders = sorted({start, stop, *(border for border in (first, last) if start < border < stop)})
-    found = []
-    for low, high in pairwise(borders):
-        if codes or not first <= low < last:
-            found += [(at, min(at + tile, high)) for at in range(low, high, tile)]
-    return found
+    codes, window = side.borders()
+    start, stop = max(int(view.first.min()), codes), min(int(view.last.max()), window)
+    return [(at, min(at + tile, stop)) for at in range(start, stop, tile)]
 
 
-def _hide(logits: F32, view: View, lane: int, low: int, high: int) -> None:
-    """Set the logits of tokens that a query may not see to -inf."""
+def _hide(logits: F32, positions: NDArray[np.int64], view: View) -> None:
+    """Set the logits of tokens that a query may not see to -inf; `positions` ascend."""
     first, last, mask = view
-    if first.max(initial=0) > low or last.min(initial=high) < high:
-        positions = np.arange(low, high)
-        logits[:, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
+    if first.max(initial=0) > positions[0] or last.min(initial=int(positions[-1]) + 1) <= positions[-1]:
+        logits[:, :, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
     if mask is not None:
-        own = mask[lane if mask.shape[0] > 1 else 0][:, :, low:high]
-        logits[~np.broadcast_to(own, logits.shape)] = -np.inf
+        logits[~np.broadcast_to(mask[..., positions], logits.shape)] = -np.inf

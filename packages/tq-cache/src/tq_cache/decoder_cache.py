@@ -1,5 +1,7 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -71,6 +73,26 @@ class DecoderCache(BatchCache):
         layers = self._layers(layer_idx)
         new_keys, new_values = checks.tokens(keys, values, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
         return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
+
+    def append_layers(self, new: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[list[range]]:
+        """Add tokens to every layer: keys and values of each, as `append` takes them; what it returns, for each.
+
+        The same tokens as a call of `append` for each layer, bit for bit and faster. All layers take them or none: a
+        failing call leaves the whole cache as it was.
+        """
+        if len(new) != self.layers:
+            raise ShapeMismatch(f"append_layers takes a pair for each of {self.layers} layers, got {len(new)}")
+        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
+        layers: list[Layer] = []
+        keys: list[NDArray[np.floating]] = []
+        values: list[NDArray[np.floating]] = []
+        for index, (layer_keys, layer_values) in enumerate(new):
+            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims)
+            layers += self._layers(index)
+            keys.extend(self._by_row(new_keys))
+            values.extend(self._by_row(new_values))
+        quantized = together.append(layers, keys, values)
+        return [quantized[start : start + self.batch] for start in range(0, len(quantized), self.batch)]
 
     def update(
         self, key_states: ArrayLike, value_states: ArrayLike, layer_idx: int

@@ -175,19 +175,19 @@ class PackedCache:
         targets: Mapping[str, NDArray[Any]] | None,
     ) -> int:
         """Pack the new tokens of some rows, which begin after `padding` columns; tokens quantized over all layers."""
-        first, written = max(0, padding - start), 0
-        for index, layer in enumerate(self._layers):
-            keys, values = new[layer.past_key][rows], new[layer.past_value][rows]
-            if first >= keys.shape[2]:
-                return 0
-            changed = part.append(keys[:, :, first:], values[:, :, first:], index)[0]  # all rows alike
-            written += len(changed)
-            if targets is None or len(changed) == 0:
-                continue
-            columns = slice(changed.start + padding, changed.stop + padding)
-            for name, decoded in ((layer.past_key, part.keys), (layer.past_value, part.values)):
-                targets[name][rows, :, columns] = decoded(index, changed.start, changed.stop)
-        return written
+        first = max(0, padding - start)
+        pairs = [(new[layer.past_key][rows], new[layer.past_value][rows]) for layer in self._layers]
+        if first >= pairs[0][0].shape[2]:
+            return 0
+        changed = part.append_layers([(keys[:, :, first:], values[:, :, first:]) for keys, values in pairs])
+        if targets is not None:
+            for index, (layer, (quantized, *_)) in enumerate(zip(self._layers, changed, strict=True)):
+                if len(quantized) == 0:  # all rows alike
+                    continue
+                columns = slice(quantized.start + padding, quantized.stop + padding)
+                for name, decoded in ((layer.past_key, part.keys), (layer.past_value, part.values)):
+                    targets[name][rows, :, columns] = decoded(index, quantized.start, quantized.stop)
+        return sum(len(rows_of_layer[0]) for rows_of_layer in changed)
 
     def read(self, targets: Mapping[str, NDArray[Any]]) -> None:
         """Fill the layers' tensors with what the cache holds; rows are of one length."""
