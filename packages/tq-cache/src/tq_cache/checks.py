@@ -1,5 +1,6 @@
 """The public door of the caches: arrays are checked here, before anything is encoded or written."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -51,7 +52,7 @@ def tokens(keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tupl
     second = float_array(values, "values", (*lead, None, dims[1]))
     if first.shape[-2] != second.shape[-2]:
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
-    lanes = int(np.prod(lead))
+    lanes = math.prod(lead)
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
 
 
@@ -164,8 +165,8 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
 def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
     """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
     array = as_floats(x, name)
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
+    expected = tuple([got if want is None else want for want, got in zip(shape, array.shape, strict=False)])
+    if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
     native: Floats = np.ascontiguousarray(array, array.dtype.newbyteorder("="))

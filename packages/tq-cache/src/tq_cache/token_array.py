@@ -5,8 +5,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 16: little padding, few copies
-LEAST: Final = 16
+SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 8: little padding, few copies
+LEAST: Final = 8
 
 
 class TokenArray:
