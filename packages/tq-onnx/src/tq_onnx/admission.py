@@ -1,7 +1,7 @@
 """Checks new keys and values before any layer takes them, so that a step fails as a whole or not at all.
 
-A cache takes one layer at a time and refuses a vector that it cannot store. With a full-precision window that may come
-many steps late and after other layers have moved on, which nothing could undo.
+A cache refuses a vector that it cannot store, and does not know the names of a graph's tensors. Here the first vector
+in doubt is named by what it came in, before attention of a step is trusted with it.
 """
 
 import math
