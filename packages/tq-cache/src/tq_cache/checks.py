@@ -6,8 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache.attention import Fresh, View
+from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
+from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
 from tq_core.checks import MAX_QUERY, as_array, as_floats, integer, require_finite
 

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks, together
-from tq_cache.attention import WORKSPACE_BYTES, Fresh
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
+from tq_cache.exact_tokens import Fresh
 from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
 from tq_cache.policy import CachePolicy

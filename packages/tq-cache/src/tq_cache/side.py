@@ -62,7 +62,7 @@ class Side:
     def open(self) -> None:
         """Verify what was loaded from a file and not yet read, so that no later step of a change can fail on it."""
         for array in (self.sinks, self.recent, *self.coded.values()):
-            _ = array.view
+            array.open()
 
     def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray, basis: Basis) -> None:
         """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded.
@@ -78,21 +78,22 @@ class Side:
 
     def settled(self, tokens: Floats, flow: Flow) -> Settled:
         """The tokens that an append quantizes; refuses new ones that could not be quantized later."""
-        require_float32(tokens[:, : flow.sinks], "sinks")
+        if flow.sinks:
+            require_float32(tokens[:, : flow.sinks], "sinks")
         found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
             found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
         basis = self.basis
         if basis is None and found.shape[1]:
             basis = learned(found, self.needs, self.known)
-        self._check_recent(tokens[:, flow.sinks + flow.settle_new :], basis)
-        found = found[:, flow.skip :]
+        if flow.sinks + flow.settle_new < tokens.shape[1]:
+            self._check_recent(tokens[:, flow.sinks + flow.settle_new :], basis)
+        if flow.skip:
+            found = found[:, flow.skip :]
         return Settled(found if basis is None else basis.moved(found), basis)
 
     def _check_recent(self, recent: Floats, basis: Basis | None) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
-        if not recent.shape[1]:
-            return
         moved = recent if basis is None else basis.moved(recent)
         limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
         if float(np.abs(moved).max(initial=0.0)) * math.sqrt(self.dim) <= limit:
@@ -124,11 +125,14 @@ class Side:
         flow = pending.flow
         self.basis = pending.basis
         self.sinks.extend(pending.sinks)
-        self.sinks.drop_front(flow.drop_sinks)
+        if flow.drop_sinks:
+            self.sinks.drop_front(flow.drop_sinks)
         for name, array in self.coded.items():
-            array.drop_front(flow.drop_coded)
+            if flow.drop_coded:
+                array.drop_front(flow.drop_coded)
             array.extend(pending.encoded[name])
-        self.recent.drop_front(flow.settle_old)
+        if flow.settle_old:
+            self.recent.drop_front(flow.settle_old)
         self.recent.extend(pending.recent)
 
     def take(self, sinks: Positions, coded: Positions, recent: Positions) -> None:

@@ -36,6 +36,9 @@ class TokenArray:
         """Bytes of the tokens alone."""
         return self.view.nbytes
 
+    def open(self) -> None:
+        """Verify what no one has read yet; here there is nothing."""
+
     def reserve(self, extra: int) -> None:
         """Make room for `extra` tokens at the end. The content stays, also when memory runs out."""
         needed = self._length + extra
