@@ -18,7 +18,7 @@ that mean little. Scales of integer caches are those of the very cache at each l
 Exit status 1: at 8,192 tokens a bar is missed. Fused with k=mse4,v=mse4 may take 0.4 of the CPU time of exact and as
 much as GroupQueryAttention over floats, and its cache 0.30 of float16; int8, which fused aims at, is no bar.
 
-Example:  uv run --all-packages python packages/tq-onnx/bench/decode.py
+Example:  uv run --all-packages python packages/tq-onnx/bench/decode.py --readme
           uv run --all-packages python packages/tq-onnx/bench/decode.py --tokens 512 --rounds 3 --json decode.json
 """
 
@@ -39,6 +39,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tq-core" / "bench")]  # `machine` says where a result came from
 
 import numpy as np  # noqa: E402
+from decode_table import put, table  # noqa: E402
 from decoders import Decoder, decoders_at, long_bundle  # noqa: E402
 from grouped import BITS  # noqa: E402
 from machine import describe  # noqa: E402
@@ -51,8 +52,8 @@ from tq_onnx.scores import Scores, summary  # noqa: E402
 
 FIXTURE = HERE.parents[2] / "fixtures" / "models" / "stdlib-llama"
 POLICIES = ("k=mse4,v=mse4", "balanced", "k=mse8,v=mse8")
-LENGTHS = (512, 2048, 4096, 8192)
-CONTEXT = 16384
+LENGTHS = (512, 2048, 4096, 8192, 16384)
+CONTEXT = 32768
 SWEEP_BYTES = 64 << 20  # twice the last level of cache of most machines
 BARS = {"over_exact": 0.4, "over_grouped_float32": 1.0, "over_float16_bytes": 0.3}
 BARRED = (8192, "fused k=mse4,v=mse4")
@@ -150,6 +151,7 @@ def main() -> int:
     parser.add_argument("--burst", type=int, default=6, help="steps a turn, the first of which is cold")
     parser.add_argument("--windows", type=int, default=8, help="windows for the KL; 0 for none")
     parser.add_argument("--json", type=Path, default=HERE / "results" / "decode.json", metavar="FILE")
+    parser.add_argument("--readme", action="store_true", help="put the table into the README of the package")
     options = parser.parse_args()
     options.policies = options.policies or list(POLICIES)
     rows: list[dict[str, Any]] = []
@@ -184,8 +186,12 @@ def main() -> int:
         "quality": {**window, "seeds": [0, 1, 2], "decoders": quality},
     }
     options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    print("", *table(document), sep="\n")
+    if options.readme:
+        put(document, HERE.parent / "README.md")
     over = missed(rows)
-    print(*over, sep="\n", file=sys.stderr)
+    for line in over:
+        print(line, file=sys.stderr)
     return 1 if over else 0
 
 
