@@ -23,10 +23,10 @@ def bench() -> SimpleNamespace:
         pytest.skip("the tests were copied away from the package's scripts")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        import decode_table  # noqa: PLC0415
-        import decoders  # noqa: PLC0415
-        import grouped  # noqa: PLC0415
-        import quality  # noqa: PLC0415
+        import decode_table
+        import decoders
+        import grouped
+        import quality
     modules: dict[str, ModuleType] = {
         "decode_table": decode_table,
         "decoders": decoders,
@@ -144,7 +144,9 @@ def committed() -> dict:
 
 def test_committed_figures_keep_the_bars_and_name_no_machine(committed) -> None:
     bars = committed["bars"]
-    row = next(row for row in committed["steps"] if (row["tokens"], row["decoder"]) == (bars["tokens"], bars["decoder"]))
+    row = next(
+        row for row in committed["steps"] if (row["tokens"], row["decoder"]) == (bars["tokens"], bars["decoder"])
+    )
     assert row["over_exact"] <= bars["over_exact"] == 0.4
     assert row["over_grouped_float32"] <= bars["over_grouped_float32"] == 1.0
     assert row["over_float16_bytes"] <= bars["over_float16_bytes"] == 0.3

@@ -126,5 +126,5 @@ def _coded_spans(side: Side, view: View, tile: int) -> list[tuple[int, int]]:
     if not len(view.first):
         return []
     codes, window = side.borders()
-    start, stop = max(int(view.first.min()), codes), min(int(view.last.max()), window)
+    start, stop = max(int(view.first[0]), codes), min(int(view.last[-1]), window)
     return [(at, min(at + tile, stop)) for at in range(start, stop, tile)]

@@ -10,7 +10,7 @@ from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
 from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
-from tq_core.checks import MAX_QUERY, as_array, as_floats, integer, require_finite
+from tq_core.checks import FEW, MAX_QUERY, as_array, as_floats, integer, require_finite
 
 Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
@@ -83,7 +83,8 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
         narrow = array.astype(np.float32, copy=False)
     if narrow is not array:
         require_finite(narrow, "queries (as float32)")
-    if np.abs(narrow).max(initial=0) > MAX_QUERY:
+    # a sum of squares that float32 holds, below 2**128, has no number beyond 2**64
+    if not (array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))) and np.abs(narrow).max() > MAX_QUERY:
         raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 
@@ -170,6 +171,7 @@ def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Float
     if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
-    native: Floats = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    require_finite(native, name)
-    return native
+    if not (array.dtype.isnative and array.flags.c_contiguous):
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    require_finite(array, name)
+    return array

@@ -34,7 +34,7 @@ def exact_pieces(keys: Side, view: View, fresh: Fresh | None) -> list[Piece]:
     """The exact tokens that any query may see, in order."""
     if not len(view.first):
         return []
-    first, last = int(view.first.min()), int(view.last.max())
+    first, last = int(view.first[0]), int(view.last[-1])
     held, window = len(keys), keys.borders()[1]
     kinds = (
         ("sinks", 0, len(keys.sinks)),

@@ -124,7 +124,8 @@ class Side:
         """Carry a prepared append out."""
         flow = pending.flow
         self.basis = pending.basis
-        self.sinks.extend(pending.sinks)
+        if flow.sinks:
+            self.sinks.extend(pending.sinks)
         if flow.drop_sinks:
             self.sinks.drop_front(flow.drop_sinks)
         for name, array in self.coded.items():
@@ -133,7 +134,8 @@ class Side:
             array.extend(pending.encoded[name])
         if flow.settle_old:
             self.recent.drop_front(flow.settle_old)
-        self.recent.extend(pending.recent)
+        if pending.recent.shape[1]:
+            self.recent.extend(pending.recent)
 
     def take(self, sinks: Positions, coded: Positions, recent: Positions) -> None:
         """Keep the tokens at these positions of each part, in this order."""

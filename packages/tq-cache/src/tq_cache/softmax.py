@@ -10,7 +10,10 @@ F64 = NDArray[np.float64]
 
 
 class View(NamedTuple):
-    """What each query may see: query i of n sees tokens `first[i] <= t < last[i]`, where `mask` allows it."""
+    """What each query may see: query i of n sees tokens `first[i] <= t < last[i]`, where `mask` allows it.
+
+    Both `first` and `last` ascend.
+    """
 
     first: NDArray[np.int64]  # (n,)
     last: NDArray[np.int64]  # (n,)
@@ -80,7 +83,7 @@ def weights_of(logits: F32, positions: NDArray[np.int64], asked: Question, view:
 def _hide(logits: F32, positions: NDArray[np.int64], view: View) -> None:
     """Set the logits of tokens that a query may not see to -inf; `positions` ascend."""
     first, last, mask = view
-    if first.max(initial=0) > positions[0] or last.min(initial=int(positions[-1]) + 1) <= positions[-1]:
+    if first[-1] > positions[0] or last[0] <= positions[-1]:
         logits[:, :, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
     if mask is not None:
         logits[~np.broadcast_to(mask[..., positions], logits.shape)] = -np.inf

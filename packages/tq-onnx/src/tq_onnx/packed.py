@@ -108,21 +108,16 @@ class PackedCache:
         `keys` and `values` are those of the new tokens, which begin at column `start`; padding gets zeros.
         """
         self._align(padding)
+        if len(self._parts) == 1 and not padding.any():
+            return _attended(self._parts[0], site, queries, keys, values)
         out = np.zeros((*queries.shape[:3], values.shape[3]), np.float32)
         width = self._batch // len(self._parts)
         for number, part in enumerate(self._parts):
             rows = slice(number * width, (number + 1) * width)
             first = max(0, int(padding[rows].max()) - start)
             if first < queries.shape[2]:
-                out[rows, :, first:] = part.attend(
-                    queries[rows, :, first:],
-                    site.layer,
-                    scale=site.scale,
-                    causal=True,
-                    softcap=site.softcap or None,
-                    sliding_window=site.window,
-                    fresh=(keys[rows, :, first:], values[rows, :, first:]),
-                )
+                own = (tensor[rows, :, first:] for tensor in (queries, keys, values))
+                out[rows, :, first:] = _attended(part, site, *own)
         return out
 
     def _take(
@@ -194,3 +189,16 @@ class PackedCache:
         for index, layer in enumerate(self._layers):
             targets[layer.past_key][:, :, : len(self.cache)] = self.cache.keys(index)
             targets[layer.past_value][:, :, : len(self.cache)] = self.cache.values(index)
+
+
+def _attended(cache: DecoderCache, site: Site, queries: Floats, keys: Floats, values: Floats) -> F32:
+    """Attention of new tokens of rows that all begin in one column."""
+    return cache.attend(
+        queries,
+        site.layer,
+        scale=site.scale,
+        causal=True,
+        softcap=site.softcap or None,
+        sliding_window=site.window,
+        fresh=(keys, values),
+    )
