@@ -9,7 +9,8 @@ with the same tokens. They take turns in one process, on one thread, a few steps
 Figures are medians of CPU milliseconds of a whole step, from token to logits. `warm`: steps that follow steps of the
 same decoder, as in decoding; `cold`: the first of each turn, after 64 MiB of other memory were read and written.
 Ratios are medians over turns of the ratio within the turn, so that a busy machine moves both sides. `cache_bytes`: of
-the tokens held, everything counted; `buffer_bytes`: floats allocated beside a packed cache or for a cache of floats.
+the tokens held, everything counted; `held_bytes`: all that is allocated, which for `exact` is a cache that is read and
+one that is written, and for `reconstruct` both and the codes.
 
 KL: `quality` is measured on windows as long as the model was trained for (quality.py). `kl_mean` of a length is that of
 the timed steps: beyond 512 tokens the model is out of its training, and the figure says how far a cache moves logits
@@ -109,7 +110,7 @@ def at_length(
     rows = []
     for name, decoder in decoders.items():
         found = {"tokens": tokens} | row(name, times, logits, np.array(ids[start + 1 : tokens + 1]))
-        found |= {"cache_bytes": decoder.cache_bytes(), "buffer_bytes": decoder.buffer_bytes}
+        found |= {"cache_bytes": decoder.cache_bytes(), "held_bytes": decoder.held_bytes()}
         found["over_float16_bytes"] = found["cache_bytes"] / (2 * tokens * bundle.signature.values_per_token)
         if name.startswith("fused "):
             same = logits[name.replace("fused", "reconstruct")]

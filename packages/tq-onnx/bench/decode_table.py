@@ -14,13 +14,13 @@ def table(document: dict[str, Any]) -> list[str]:
     lengths = sorted({found["tokens"] for found in rows})
     at = max(length for length in lengths if length <= max(document["bars"]["tokens"], lengths[0]))
     heads = [f"{length:,}" for length in lengths]
-    heads += [f"{at:,}: cold", "of exact", "of float32", "of int8", "bytes of float16", "KL mean", "KL p99"]
+    heads += [f"{at:,}: cold", "of exact", "of float32", "of int8", "bytes of float16", "MiB held", "KL mean", "KL p99"]
     lines = [f"| decoder | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
     for decoder in dict.fromkeys(found["decoder"] for found in rows):
         own = {found["tokens"]: found for found in rows if found["decoder"] == decoder}
         cells = [f"{own[length]['warm_ms']:.2f}" for length in lengths] + [f"{own[at]['cold_ms']:.2f}"]
         cells += [f"{own[at][name]:.2f}" for name in ("over_exact", "over_grouped_float32", "over_grouped_int8")]
-        cells.append(f"{own[at]['over_float16_bytes']:.3f}")
+        cells += [f"{own[at]['over_float16_bytes']:.3f}", f"{own[at]['held_bytes'] / (1 << 20):.1f}"]
         # what reconstruct predicts is what fused predicts
         figures = quality.get(decoder.replace("reconstruct", "fused"))
         cells += ["-", "-"] if figures is None else [_small(figures["kl_mean"]), _small(figures["kl_p99"])]
@@ -40,4 +40,5 @@ def put(document: dict[str, Any], page: Path) -> None:
         raise SystemExit(f"{page.name} has no line {MARK}")
     rest = after.lstrip("\n").splitlines(keepends=True)
     end = next((number for number, line in enumerate(rest) if not line.startswith("|")), len(rest))
-    page.write_text("".join([before, MARK, "\n", *(f"{line}\n" for line in table(document)), *rest[end:]]), "utf-8")
+    shown = [f"{line}\n" for line in table(document)]
+    page.write_text("".join([before, MARK, "\n", *shown, *rest[end:]]), "utf-8")

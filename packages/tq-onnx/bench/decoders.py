@@ -23,7 +23,7 @@ class Decoder(NamedTuple):
 
     step: Callable[[int], F32]
     cache_bytes: Callable[[], int]  # of the tokens so far
-    buffer_bytes: int  # all that is allocated for the cache, both turns of a cache that is written anew each step
+    held_bytes: Callable[[], int]  # all that is allocated for it, floats that the runtime reads and writes included
 
 
 def long_bundle(source: Path, folder: Path, context: int) -> Bundle:
@@ -92,9 +92,13 @@ def _of_runner(runner: DecoderRunner) -> Decoder:
         logits: F32 = runner.step(np.array([[token]]))[0, 0]
         return logits
 
-    return Decoder(step, lambda: runner.cache_bytes, runner.float_bytes)
+    def held_bytes() -> int:
+        return runner.float_bytes + (0 if runner.cache is None else runner.cache_bytes)
+
+    return Decoder(step, lambda: runner.cache_bytes, held_bytes)
 
 
 def of_grouped(grouped: GroupedDecoder) -> Decoder:
     """As a decoder of the bench."""
-    return Decoder(grouped.step, lambda: grouped.cache_bytes, sum(buffer.nbytes for buffer in grouped.buffers))
+    held = sum(buffer.nbytes for buffer in grouped.buffers)
+    return Decoder(grouped.step, lambda: grouped.cache_bytes, lambda: held)

@@ -129,7 +129,8 @@ def test_the_bench_writes_what_it_measured(tmp_path) -> None:
     assert len(rows) == 6
     assert all(row["warm_ms"] > 0 < row["cold_ms"] for row in rows.values())
     assert rows["GroupQueryAttention float32"]["cache_bytes"] == rows["exact"]["cache_bytes"] == 64 * 4 * 2 * 2 * 64 * 4
-    assert rows["fused k=mse4,v=mse4"]["buffer_bytes"] == 0 < rows["exact"]["buffer_bytes"]
+    assert rows["fused k=mse4,v=mse4"]["held_bytes"] == rows["fused k=mse4,v=mse4"]["cache_bytes"]
+    assert rows["exact"]["held_bytes"] == 2 * rows["exact"]["cache_bytes"]
     assert rows["fused k=mse4,v=mse4"]["off_reconstruct"] < 1e-5
     assert "| fused k=mse4,v=mse4 |" in run.stdout
 
