@@ -102,7 +102,7 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
 
 def _tile(keys: Side, values: Side, heads: int, count: int, workspace_bytes: int) -> tuple[int, int]:
     """Tokens a tile and queries a pass, so that unpacked codes, centroids and three score-sized arrays fit."""
-    per_token = max(side.dim * side.codec.scratch for side in (keys, values))  # one side at a time
+    per_token = max(keys.scratch, values.scratch)  # one side at a time
     dims = keys.dim + values.dim
     rows = min(max(count, 1), max(LEAST_QUERIES, workspace_bytes // (32 * heads * (per_token + dims))))
     per_query = 8 * heads * rows * dims  # rotated queries and accumulators

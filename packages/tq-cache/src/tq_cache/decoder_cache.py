@@ -172,19 +172,15 @@ class DecoderCache(BatchCache):
         new = 0 if behind is None else behind.keys.shape[1]
         most = max(map(len, layers)) + new
         whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most))
-        out = np.empty((self.batch, heads, count, self.value_dim), np.float32)
-        views = []
+        lead, found = (1, self.kv_heads, heads), []
         for row, layer in enumerate(layers):
-            own = None if whole is None else whole[row : row + 1, ..., : len(layer) + new]
-            lead = (1, self.kv_heads, heads)
-            views.append(
-                checks.view(count, len(layer) + new, causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
-            )
-        for row, layer in enumerate(layers):
+            seen = len(layer) + new
+            own = None if whole is None else whole[row : row + 1, ..., :seen]
+            view = checks.view(count, seen, causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
-            found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes, accuracy, rows[row])
-            out[row] = found.reshape(heads, count, self.value_dim)
-        return out
+            attended = layer.attend(grouped, scale, softcap, view, workspace_bytes, accuracy, rows[row])
+            found.append(attended.reshape(heads, count, self.value_dim))
+        return found[0][None] if len(found) == 1 else np.stack(found)
 
     def add_layer(self) -> None:
         """One more layer at the end, without tokens; for policies in which all layers are alike."""

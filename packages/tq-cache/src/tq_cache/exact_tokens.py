@@ -35,9 +35,10 @@ def exact_pieces(keys: Side, view: View, fresh: Fresh | None) -> list[Piece]:
     if not len(view.first):
         return []
     first, last = int(view.first[0]), int(view.last[-1])
-    held, window = len(keys), keys.borders()[1]
+    codes, window = keys.borders()
+    held = window + len(keys.recent)
     kinds = (
-        ("sinks", 0, len(keys.sinks)),
+        ("sinks", 0, codes),
         ("recent", window, held - window),
         ("fresh", held, 0 if fresh is None else fresh.keys.shape[1]),
     )
@@ -51,6 +52,8 @@ def exact_pieces(keys: Side, view: View, fresh: Fresh | None) -> list[Piece]:
 
 def bundles(pieces: list[Piece], tile: int) -> list[list[Piece]]:
     """Pieces in bundles of at most `tile` tokens, cut where they must be."""
+    if sum([piece.stop - piece.start for piece in pieces]) <= tile:
+        return [pieces] if pieces else []
     found: list[list[Piece]] = []
     room = 0
     for kind, first, last, position in pieces:

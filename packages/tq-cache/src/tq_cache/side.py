@@ -34,6 +34,7 @@ class Side:
         self.lanes, self.dim, self.codec, self.needs, self.known = plan
         self.sink_limit, self.capacity = sink_limit, capacity
         floats = [np.finfo(dtype).max for _, dtype in self.codec.fields.values() if dtype.kind == "f"]
+        self.scratch = self.dim * self.codec.scratch  # bytes a token, see TokenCodec
         self._surely_fits = float(min(floats)) / MARGIN  # a norm that every store of this codec can hold
         self.clear()
 
@@ -46,6 +47,7 @@ class Side:
         }
         self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
         self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
+        self._is_open = True  # nothing comes from a file
 
     def fork(self) -> "Side":
         """The same tokens in a side of its own, without a copy."""
@@ -61,15 +63,18 @@ class Side:
 
     def open(self) -> None:
         """Verify what was loaded from a file and not yet read, so that no later step of a change can fail on it."""
+        if self._is_open:
+            return
         for array in (self.sinks, self.recent, *self.coded.values()):
             array.open()
+        self._is_open = True
 
     def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray, basis: Basis) -> None:
         """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded.
 
         `basis`: what is known of it, given or learned.
         """
-        self.coded, self.sinks, self.recent = dict(coded), sinks, recent
+        self.coded, self.sinks, self.recent, self._is_open = dict(coded), sinks, recent, False
         self.known = Basis(
             basis.mean if self.needs.mean == GIVEN else None, basis.order if self.needs.split == GIVEN else None
         )
@@ -110,13 +115,13 @@ class Side:
 
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
-        flow, sinks, recent = pending.flow, pending.sinks, pending.recent
-        room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
-        room = max(room, flow.sinks)  # repeated by reorder(), sinks may be more than the limit already
-        for held, new, extra in ((self.sinks, sinks, room), (self.recent, recent, recent.shape[1])):
-            if new.shape[1]:
-                held.widen(np.result_type(held.view.dtype, new.dtype))
-                held.reserve(extra)
+        sinks, recent = pending.sinks, pending.recent
+        if sinks.shape[1]:
+            room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
+            # repeated by reorder(), sinks may be more than the limit already
+            _make_room(self.sinks, sinks, max(room, sinks.shape[1]))
+        if recent.shape[1]:
+            _make_room(self.recent, recent, recent.shape[1])
         for name, array in self.coded.items():
             array.reserve(pending.encoded[name].shape[1])
 
@@ -250,6 +255,12 @@ class Side:
     def _basis(self) -> Basis:
         assert self.basis is not None, "codes are made once the basis is known"
         return self.basis
+
+
+def _make_room(held: TokenArray, new: Floats, extra: int) -> None:
+    """Room for `extra` tokens of a dtype that also holds the new ones."""
+    held.widen(np.result_type(held.view.dtype, new.dtype))
+    held.reserve(extra)
 
 
 def _float32(exact: Floats) -> F32:

@@ -100,7 +100,8 @@ def _encode(sides: Sequence[Side], settled: Sequence[Floats]) -> list[Rows]:
     found: list[Rows] = [{}] * len(sides)
     for indices in calls.values():
         dim, codec = sides[indices[0]].dim, sides[indices[0]].codec
-        dtype = np.result_type(*(settled[index].dtype for index in indices))  # wider is exact: codes stay the same
+        dtypes = {settled[index].dtype for index in indices}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)  # wider is exact: codes stay the same
         flat = [np.ascontiguousarray(settled[index], dtype).reshape(-1, dim) for index in indices]
         rows = _encoded(codec, flat)
         start = 0

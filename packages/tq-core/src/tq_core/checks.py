@@ -129,13 +129,19 @@ def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floa
     return rows, single
 
 
+def is_finite(array: NDArray[np.floating]) -> bool:
+    """Whether no number is NaN or infinite."""
+    # A sum of squares has no infinity or NaN to hide; one that overflows is looked at again.
+    if array.size <= FEW and array.dtype.itemsize >= 4 and math.isfinite(np.vdot(array, array)):
+        return True
+    return bool(np.isfinite(array).all())
+
+
 def require_finite(array: NDArray[np.floating], name: str, *, single: bool = False) -> None:
     """Raise NotFinite naming the first number that is NaN or infinite; `single`: without the first axis."""
-    if array.size <= FEW and array.dtype.itemsize >= 4 and math.isfinite(np.vdot(array, array)):
-        return  # a sum of squares has no infinity or NaN to hide; one that overflows is looked at again
-    finite = np.isfinite(array)
-    if finite.all():
+    if is_finite(array):
         return
+    finite = np.isfinite(array)
     at = tuple(int(i) for i in np.argwhere(~finite)[0])
     where = ", ".join(map(str, at[1:] if single else at))
     raise NotFinite(f"{name}[{where}] is {array[at]}; all values must be finite")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tq_cache import CachePolicy
 from tq_core import NotFinite, ScaleRange
+from tq_core.checks import FEW
 
 # A quarter of float16's 65504: scale factors, ranges and residual norms stored as float16 stay below 4 times the norm.
 LARGEST_NORM: Final = 16376.0
@@ -31,8 +32,8 @@ def largest_norm(policy: CachePolicy) -> float:
 
 def check_rows(rows: NDArray[np.floating], limit: float, what: str) -> None:
     """Raise NotFinite or ScaleRange for the first of (batch, heads, tokens, dim) vectors that cannot be stored."""
-    # No norm is more than the largest number times sqrt(dim); a comparison with NaN is False.
-    if float(np.abs(rows).max(initial=0.0)) * math.sqrt(rows.shape[3]) <= min(limit, SURELY_FINITE):
+    # No square of a norm is more than the sum of all; a comparison with NaN is False.
+    if rows.size <= FEW and float(np.vdot(rows, rows)) <= min(limit * limit, SURELY_FINITE):
         return
     wide = rows.astype(np.float64)
     squares = np.einsum("bhtd,bhtd->bht", wide, wide)

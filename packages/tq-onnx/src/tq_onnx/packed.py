@@ -153,10 +153,11 @@ class PackedCache:
             self._parts = self._parts[0].split()
 
     def _check(self, new: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
+        # padding attends to nothing, and what a graph computes there is no vector of the cache
+        padded = np.flatnonzero(padding > start)
         for layer in self._layers:
             for name in (layer.past_key, layer.past_value):
-                # padding attends to nothing, and what a graph computes there is no vector of the cache
-                for row in np.flatnonzero(padding > start):
+                for row in padded:
                     new[name][row, :, : padding[row] - start] = 0
                 check_rows(new[name], self._largest_norm, name)
 
