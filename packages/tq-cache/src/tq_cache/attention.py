@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.codecs import Fused, FusedAttention, fused_attention
-from tq_cache.exact_tokens import LEAST_TILE, Fresh, add_exact, bundles, exact_pieces, exact_tile
+from tq_cache.exact_tokens import LEAST_TILE, Fresh, bundles, exact_pieces, exact_tile, with_exact
 from tq_cache.side import Side
-from tq_cache.softmax import Question, State, View, nothing, weights_of
+from tq_cache.softmax import Question, State, View, hide, joined, logits_of, nothing, sees_all, stacked
 
 F32 = NDArray[np.float32]
 
@@ -54,13 +54,14 @@ def attend(
         if found is not None and not exact:
             np.divide(found.values, np.where(found.sums > 0, found.sums, 1)[..., None], out=out[:, :, part])
             continue
-        state = nothing(asked, values.dim) if found is None else _state(found, keys, asked)
-        for low, high in [] if fused is not None else _coded_spans(keys, asked.view, tile):
-            for lane in range(lanes):
-                _add_codes(keys, values, lane, low, high, asked, state)
+        if found is None:
+            spans = _coded_spans(keys, asked.view, tile)
+            state = stacked([_coded(keys, values, lane, spans, asked) for lane in range(lanes)])
+        else:
+            state = _state(found, keys, asked)
         for pieces in bundles(exact, exact_room):
-            add_exact(keys, values, fresh, pieces, asked, state)
-        out[:, :, part] = state.finished()
+            state = with_exact(keys, values, fresh, pieces, asked, state)
+        state.finish(out[:, :, part])
     return out
 
 
@@ -74,18 +75,18 @@ def _state(found: Fused, keys: Side, asked: Question) -> State:
     maxima = found.maxima
     if keys.has_mean:
         maxima = maxima + np.float32(asked.scale) * keys.shifts(asked.queries)
-    return State(maxima, found.sums.astype(np.float64), found.values.astype(np.float64))
+    return State(maxima, found.sums, found.values)
 
 
 def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> Fused:
     """What the backend's kernel finds in all packed tokens."""
     first, last = keys.borders()
-    limits = np.empty((len(asked.view.first), 2), np.int64)
-    limits[:, 0], limits[:, 1] = asked.view.first, asked.view.last
-    limits -= first  # they may lie beyond the packed tokens
-    mask = asked.view.mask
+    view, limits, mask = asked.view, None, asked.view.mask
+    if len(view.first) and not sees_all(view, first, last):
+        limits = np.stack([view.first, view.last], axis=1)
+        limits -= first  # they may lie beyond the packed tokens
     if mask is not None:
-        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
+        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(view.first), mask.shape[3]))[:, first:last])
     packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
     return fused.attend(
         packed[0],
@@ -105,20 +106,24 @@ def _tile(keys: Side, values: Side, heads: int, count: int, workspace_bytes: int
     per_token = max(keys.scratch, values.scratch)  # one side at a time
     dims = keys.dim + values.dim
     rows = min(max(count, 1), max(LEAST_QUERIES, workspace_bytes // (32 * heads * (per_token + dims))))
-    per_query = 8 * heads * rows * dims  # rotated queries and accumulators
+    per_query = 8 * heads * rows * (dims + values.dim)  # rotated queries, accumulators old and new
     tile = max(0, workspace_bytes - per_query) // (per_token + 20 * heads * rows)
     return max(LEAST_TILE, tile), rows
 
 
-def _add_codes(keys: Side, values: Side, lane: int, low: int, high: int, asked: Question, state: State) -> None:
-    """Bring the codes of tokens low..high-1 of one lane into the state."""
+def _coded(keys: Side, values: Side, lane: int, spans: list[tuple[int, int]], asked: Question) -> State:
+    """The state of one lane after the codes of tokens in those spans."""
     heads, count, dim = asked.queries.shape[1:]
     queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
-    logits = keys.scores_of(lane, low, high, queries).reshape(1, heads, count, high - low)
-    own = state.of(lane)
-    weights = weights_of(logits, np.arange(low, high), asked, asked.view.of([lane]), own)
-    summed = values.combined(lane, low, high, weights.reshape(heads * count, high - low))
-    own.summed[...] += summed.reshape(own.summed.shape)
+    view, state = asked.view.of([lane]), nothing(asked, 1, values.dim)
+    for low, high in spans:
+        logits = logits_of(keys.scores_of(lane, low, high, queries), asked).reshape(1, heads, count, high - low)
+        if view.mask is not None or not sees_all(view, low, high):
+            hide(logits, np.arange(low, high), view)
+        state, weights = joined(state, logits)
+        summed = state.summed
+        summed += values.combined(lane, low, high, weights.reshape(heads * count, high - low)).reshape(summed.shape)
+    return state
 
 
 def _coded_spans(side: Side, view: View, tile: int) -> list[tuple[int, int]]:

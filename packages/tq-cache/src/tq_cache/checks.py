@@ -16,6 +16,7 @@ Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
+NATIVE: Final = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 LEAST: Final = float(np.finfo(np.float32).tiny)
 MOST: Final = float(np.finfo(np.float32).max)
 
@@ -166,12 +167,12 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
 
 def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
     """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
-    array = as_floats(x, name)
+    array: Floats = x if type(x) is np.ndarray and x.dtype in NATIVE else as_floats(x, name)
     expected = tuple([got if want is None else want for want, got in zip(shape, array.shape, strict=False)])
     if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
-    if not (array.dtype.isnative and array.flags.c_contiguous):
+    if not (array.flags.c_contiguous and array.dtype in NATIVE):
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     require_finite(array, name)
     return array

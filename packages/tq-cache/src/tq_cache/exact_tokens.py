@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.side import Side
-from tq_cache.softmax import Question, State, View, weights_of
+from tq_cache.softmax import Question, State, View, hide, joined, logits_of, sees_all
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
@@ -80,22 +80,29 @@ def _floats(side: Side, fresh: Floats | None, pieces: list[Piece]) -> F32:
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def add_exact(
+def with_exact(
     keys: Side, values: Side, fresh: Fresh | None, pieces: list[Piece], asked: Question, state: State
-) -> None:
-    """Bring exact tokens of all lanes into the state."""
+) -> State:
+    """The state with exact tokens of all lanes in it."""
     lanes, heads, count, dim = asked.queries.shape
     held_keys = _floats(keys, None if fresh is None else fresh.keys, pieces)
     held_values = _floats(values, None if fresh is None else fresh.values, pieces)
-    logits = asked.queries.reshape(lanes, heads * count, dim) @ held_keys.swapaxes(1, 2)
-    parts = [np.arange(piece.position, piece.position + piece.stop - piece.start) for piece in pieces]
-    positions = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    weights = weights_of(logits.reshape(lanes, heads, count, -1), positions, asked, asked.view, state)
-    state.summed[...] += (weights.reshape(lanes, heads * count, -1) @ held_values).reshape(state.summed.shape)
+    products = asked.queries.reshape(lanes, heads * count, dim) @ held_keys.swapaxes(1, 2)
+    logits = logits_of(products.reshape(lanes, heads, count, -1), asked)
+    last = pieces[-1]
+    if asked.view.mask is not None or not sees_all(
+        asked.view, pieces[0].position, last.position + last.stop - last.start
+    ):
+        parts = [np.arange(piece.position, piece.position + piece.stop - piece.start) for piece in pieces]
+        hide(logits, np.concatenate(parts), asked.view)
+    found, weights = joined(state, logits)
+    summed = found.summed
+    summed += (weights.reshape(lanes, heads * count, -1) @ held_values).reshape(summed.shape)
+    return found
 
 
 def exact_tile(keys: Side, values: Side, heads: int, rows: int, workspace_bytes: int) -> int:
     """Exact tokens a tile, of all lanes at once: their float32 copies and three score-sized arrays."""
     dims = keys.dim + values.dim
-    room = max(0, workspace_bytes - 8 * heads * rows * dims)
+    room = max(0, workspace_bytes - 8 * heads * rows * (dims + values.dim))
     return max(LEAST_TILE, room // (keys.lanes * (4 * dims + 20 * heads * rows)))
