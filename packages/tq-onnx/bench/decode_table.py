@@ -38,7 +38,7 @@ def put(document: dict[str, Any], page: Path) -> None:
     before, mark, after = page.read_text("utf-8").partition(MARK)
     if not mark:
         raise SystemExit(f"{page.name} has no line {MARK}")
-    rest = after.lstrip("\n").splitlines(keepends=True)
+    rest = after.lstrip("\n").splitlines()
     end = next((number for number, line in enumerate(rest) if not line.startswith("|")), len(rest))
-    shown = [f"{line}\n" for line in table(document)]
-    page.write_text("".join([before, MARK, "\n", *shown, *rest[end:]]), "utf-8")
+    behind = "\n".join(rest[end:]).lstrip("\n")
+    page.write_text("\n".join([before + MARK, *table(document), "", behind, ""]), "utf-8")
