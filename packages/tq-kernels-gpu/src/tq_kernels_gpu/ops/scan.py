@@ -83,7 +83,7 @@ def scan_scores(device: Device, stage: Part, sketch: Part | None, rotated: Array
 def scan_best(
     device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, keeping: Keeping
 ) -> Sequence[Array]:
-    """The keys that each block kept, (queries, blocks * keep) uint64, for up to AT_ONCE queries at a time."""
+    """The keys that each block kept, (queries, blocks, keep) uint64, for up to AT_ONCE queries at a time."""
     return [
         _scan(device, stage, sketch, rotated[some], None if projected is None else projected[some], None, keeping)
         for some in (slice(start, start + AT_ONCE) for start in range(0, len(rotated), AT_ONCE))
@@ -102,7 +102,7 @@ def _scan(
     xp, queries = device.xp, len(rotated)
     capacity = 0 if keeping is None else keeping.capacity
     launch = plan_pass(device, stage, sketch, queries, capacity)
-    keys = None if keeping is None else xp.empty((queries, launch.blocks * keeping.keep), np.uint64)
+    keys = None if keeping is None else xp.empty((queries, launch.blocks, keeping.keep), np.uint64)
     arguments = (
         *(stage.packed, np.int64(len(stage.packed)), np.int32(stage.packed.shape[1])),
         *(np.int32(stage.bytes), np.int32(stage.dim), np.int32(stage.format)),
