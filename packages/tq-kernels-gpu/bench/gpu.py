@@ -29,6 +29,7 @@ from checks import check_all, plan_of  # noqa: E402
 
 from tq_core.errors import BackendUnavailable  # noqa: E402
 from tq_kernels_gpu.attention import PackedAttention  # noqa: E402
+from tq_kernels_gpu.backend import GpuBackend  # noqa: E402
 from tq_kernels_gpu.cupy_device import CupyDevice  # noqa: E402
 from tq_kernels_gpu.ops.encode import encode  # noqa: E402
 
@@ -169,7 +170,7 @@ def attention(device: CupyDevice, clock: Clock, copy: float) -> list[dict[str, A
             for plan in plans:
                 arrays.append(xp.random.randint(0, 256, (KV_HEADS, tokens, plan.row_bytes), np.uint8))
                 arrays.append(xp.random.uniform(0.5, 2, (KV_HEADS, tokens)).astype(np.float16))
-            door = PackedAttention(*plans, device)
+            door = PackedAttention(*plans, GpuBackend(device))
             time = clock.time(lambda door=door, arrays=arrays: door.attend(*arrays, queries, scale=DIM**-0.5))
             size = sum(array.nbytes for array in arrays)
             faster = best.median_us / time.median_us

@@ -54,4 +54,4 @@ class GpuBackend:
         """
         if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
             return None
-        return PackedAttention(keys, values, self.device, accuracy=accuracy)
+        return PackedAttention(keys, values, self, accuracy=accuracy)
