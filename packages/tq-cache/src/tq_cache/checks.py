@@ -1,19 +1,22 @@
 """The public door of the caches: arrays are checked here, before anything is encoded or written."""
 
+import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache.attention import Fresh, View
+from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
+from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
-from tq_core.checks import MAX_QUERY, as_array, as_floats, integer, require_finite
+from tq_core.checks import FEW, MAX_QUERY, as_array, as_floats, integer, require_finite
 
 Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
+NATIVE: Final = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 LEAST: Final = float(np.finfo(np.float32).tiny)
 MOST: Final = float(np.finfo(np.float32).max)
 
@@ -51,7 +54,7 @@ def tokens(keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tupl
     second = float_array(values, "values", (*lead, None, dims[1]))
     if first.shape[-2] != second.shape[-2]:
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
-    lanes = int(np.prod(lead))
+    lanes = math.prod(lead)
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
 
 
@@ -81,7 +84,8 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
         narrow = array.astype(np.float32, copy=False)
     if narrow is not array:
         require_finite(narrow, "queries (as float32)")
-    if np.abs(narrow).max(initial=0) > MAX_QUERY:
+    # a sum of squares that float32 holds, below 2**128, has no number beyond 2**64
+    if not (array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))) and np.abs(narrow).max() > MAX_QUERY:
         raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 
@@ -163,11 +167,12 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
 
 def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
     """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
-    array = as_floats(x, name)
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
+    array: Floats = x if type(x) is np.ndarray and x.dtype in NATIVE else as_floats(x, name)
+    expected = tuple([got if want is None else want for want, got in zip(shape, array.shape, strict=False)])
+    if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
-    native: Floats = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    require_finite(native, name)
-    return native
+    if not (array.flags.c_contiguous and array.dtype in NATIVE):
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    require_finite(array, name)
+    return array
