@@ -104,7 +104,7 @@ class GpuBackend:
         """
         if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
             return None
-        return PackedAttention(keys, values, self.device, accuracy=accuracy)
+        return PackedAttention(keys, values, self, accuracy=accuracy)
 
     def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
         device = self.device
