@@ -117,6 +117,11 @@ def test_survivors_beyond_shared_memory_lie_in_global_memory(shim, bits, states)
     _check(device, trellis_plan(200, bits, states), samples(200)[FEW[:3]])
 
 
+@pytest.mark.parametrize(("dim", "bits", "states"), [(4096, 2, 1024), (4096, 1, 8), (1536, 3, 256)])
+def test_long_rows(device, dim, bits, states):
+    _check(device, trellis_plan(dim, bits, states), samples(dim)[FEW[:2]])
+
+
 def test_more_rows_than_tiles_and_blocks_hold(device, monkeypatch):
     monkeypatch.setattr("tq_kernels_gpu.ops.walk.TILE_VALUES", 100 * 20)
     plan, x = trellis_plan(20, 2, 8), np.tile(samples(20), (11, 1))
