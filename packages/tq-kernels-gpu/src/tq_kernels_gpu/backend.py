@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.codebook import MixedCodebook
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.ops.combine import combine
 from tq_kernels_gpu.ops.decode import decode
@@ -94,6 +96,15 @@ class GpuBackend:
         """As NumpyBackend, within rounding."""
         device = self.device
         return device.to_host(sketch_scores(device, sketch, device.asarray(bits), device.asarray(queries)))
+
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> PackedAttention | None:
+        """Fused attention over tokens packed by two plans; see tq_kernels_gpu.attention.
+
+        None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
+        """
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
+            return None
+        return PackedAttention(keys, values, self, accuracy=accuracy)
 
     def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
         device = self.device
