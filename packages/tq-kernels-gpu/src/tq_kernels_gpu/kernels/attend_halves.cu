@@ -22,12 +22,32 @@ TQ_DEVICE TqStage tq_stage(int key_bytes, int value_bytes) {
     return stage;
 }
 
-TQ_DEVICE void tq_fetch_side(const TqSide& side, int token, int count, TqAddress codes, TqAddress scales, int lane) {
-    const i64 row = blockIdx.z * side.scale_stride + token;
-    const int size = side.scale_dtype == TQ_F16 ? 2 : 4;
-    tq_copy_warp(codes, side.packed + blockIdx.z * side.stride + (i64)token * side.code.bytes, count * side.code.bytes,
-                 lane);
-    tq_copy_warp(scales, (const u8*)side.scales + row * size, count * size, lane);
+TQ_DEVICE const u8* tq_scales_at(const TqSide& side, int token) {
+    return (const u8*)side.scales + (blockIdx.z * side.scale_stride + token) * (side.scale_dtype == TQ_F16 ? 2 : 4);
+}
+
+TQ_DEVICE void tq_fetch_codes(const TqSide& side, int token, int count, TqAddress to, int lane) {
+    const u8* from = side.packed + blockIdx.z * side.stride + (i64)token * side.code.bytes;
+    tq_copy_warp(to, from, count * side.code.bytes, lane);
+}
+
+// Starts the copies of `count` tokens to a tile's place. Scales of whole tiles go together, a side half a warp.
+TQ_DEVICE void tq_fetch(const TqAttention& a, const TqStage& stage, int token, int count, TqAddress to, int lane) {
+    tq_fetch_codes(a.keys, token, count, to, lane);
+    tq_fetch_codes(a.values, token, count, to + stage.values, lane);
+    const u8* key_scales = tq_scales_at(a.keys, token);
+    const u8* value_scales = tq_scales_at(a.values, token);
+    const int key_bytes = a.keys.scale_dtype == TQ_F16 ? 2 : 4, value_bytes = a.values.scale_dtype == TQ_F16 ? 2 : 4;
+    if (count == TQ_TILE && (((u64)key_scales | (u64)value_scales) & 15) == 0) {
+        const bool of_keys = lane < 16;
+        const int at = 16 * (lane & 15);
+        if (at < TQ_TILE * (of_keys ? key_bytes : value_bytes))
+            tq_copy<16>(to + (of_keys ? stage.key_scales : stage.value_scales) + at,
+                        (of_keys ? key_scales : value_scales) + at, 16);
+    } else {
+        tq_copy_warp(to + stage.key_scales, key_scales, count * key_bytes, lane);
+        tq_copy_warp(to + stage.value_scales, value_scales, count * value_bytes, lane);
+    }
 }
 
 // Rotated queries as halves over their greatest coordinate, in the order of the fragments, and facts of rows.
@@ -204,10 +224,8 @@ TQ_DEVICE void tq_attend_halves(const TqAttention& a, const TqTables& tables) {
         const u8* keys = own + turn * stage.bytes;
         const u8* values = keys + stage.values;
         if (tile + step < span.end) {
-            const TqAddress next = own_address + (turn ^ 1) * stage.bytes;
             const int count = min((int)TQ_TILE, a.tokens - tile - step);
-            tq_fetch_side(a.keys, tile + step, count, next, next + stage.key_scales, lane);
-            tq_fetch_side(a.values, tile + step, count, next + stage.values, next + stage.value_scales, lane);
+            tq_fetch(a, stage, tile + step, count, own_address + (turn ^ 1) * stage.bytes, lane);
         }
         tq_copies_end();
         if (tile < first_tile) continue;  // the first tile is on its way
