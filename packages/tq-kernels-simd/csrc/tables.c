@@ -24,6 +24,14 @@ static int bucketed(tq_tables *tables, const tq_codebook *book, int shift) {
     return 1;
 }
 
+void tq_planes_fill(tq_planes *planes, const tq_codebook *book) {
+    for (size_t i = 0; i < sizeof planes->low; i++) {
+        unsigned level = (unsigned)(book->levels[i & (((size_t)1 << book->window) - 1)] + 32768);
+        planes->low[i] = (uint8_t)level;
+        planes->high[i] = (uint8_t)(level >> 8);
+    }
+}
+
 void tq_tables_fill(tq_tables *tables, const tq_codebook *book) {
     size_t half = (size_t)1 << (book->bits - 1);
     memset(tables, 0, sizeof *tables);

@@ -10,6 +10,7 @@
 #include "attend/avx2_windows.h"
 #include "attend/avx2_words.h"
 #include "attend/exponential.h"
+#include "attend/float_rows.h"
 #include "levels.h"
 
 static inline __m256i broadcast4(const void *from) {
@@ -162,7 +163,7 @@ static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes,
 
 void tq_attend_avx2(tq_attend_slots *slots) {
     *slots = (tq_attend_slots){
-        keys, values, words, dot_bytes, dot_words, dot_floats, dot_codes, weigh_codes, dot_windows,
-        weigh_windows, cap, soften, round_weights, weigh_bytes, weigh_floats, exponentials,
+        keys, values, words, dot_bytes, dot_words, dot_floats, dot_codes, weigh_codes,
+        tq_dot_windows_avx2, tq_weigh_windows_avx2, cap, soften, round_weights, weigh_bytes, weigh_floats, exponentials,
     };
 }

@@ -1,4 +1,4 @@
-/* Tiles of floats with AVX2, for avx2.c alone. */
+/* Vectors of floats with AVX2, as attend/float_rows.h wants them. Private to csrc/attend/avx2*. */
 #ifndef TQ_ATTEND_AVX2_FLOATS_H
 #define TQ_ATTEND_AVX2_FLOATS_H
 
@@ -6,7 +6,7 @@
 
 #include "specialize.h"
 
-typedef __m256 floats; /* float_rows.h says what this file defines for it */
+typedef __m256 floats;
 #define LANES 8
 #define AT_ONCE 8
 
@@ -22,7 +22,5 @@ INLINE void sums_of_floats(const floats x[AT_ONCE], float *out) {
     floats b = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
     _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31)));
 }
-
-#include "attend/float_rows.h"
 
 #endif

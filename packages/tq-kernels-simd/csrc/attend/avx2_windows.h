@@ -4,6 +4,7 @@
 #define TQ_ATTEND_AVX2_WINDOWS_H
 
 #include "attend/avx2_floats.h"
+#include "attend/windows.h"
 #include "trellis/avx2_windows.h"
 
 #define FEW TQ_ATTEND_FEW
@@ -46,7 +47,7 @@ INLINE void dot_windows_bits(const tq_attend_side *side, const uint8_t *packed, 
     }
 }
 
-static void dot_windows(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *queries, size_t rows,
+void tq_dot_windows_avx2(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *queries, size_t rows,
                         const float *scales, float *const *logits) {
     const float *four[FEW];
     for (size_t r = 0; r < FEW; r++) four[r] = queries[r < rows ? r : 0];
@@ -95,19 +96,16 @@ INLINE void weigh_windows_bits(const tq_attend_side *side, const uint8_t *packed
                 sum[r][1] = plus_product(weight, y, sum[r][1]);
             }
         }
-        for (int r = FEW; r-- > 0;) /* rows that stand in for others come after them, and are written before */
+        for (int r = 0; r < FEW; r++)
             for (int h = 0; h < 2; h++) store_floats(sums[r] + j + 8 * h, sum[r][h]);
     }
 }
 
-static void weigh_windows(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
+void tq_weigh_windows_avx2(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
                           const float *decays, float *const *sums) {
     const float *four[FEW];
     float keep[FEW], *to[FEW];
-    for (size_t r = 0; r < FEW; r++) {
-        const size_t row = r < rows ? r : 0;
-        four[r] = weights[row], keep[r] = decays[row], to[r] = sums[row];
-    }
+    tq_attend_four(weights, rows, decays, sums, four, keep, to);
 #define WEIGH_WINDOWS(bits)                                                                        \
     side->book->pairs ? weigh_windows_bits(side, packed, tokens, bits, 1, four, keep, to)          \
                       : weigh_windows_bits(side, packed, tokens, bits, 0, four, keep, to)

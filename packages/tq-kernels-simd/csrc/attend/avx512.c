@@ -5,6 +5,7 @@
 
 #include "attend/avx512_codes.h"
 #include "attend/avx512_floats.h"
+#include "attend/float_rows.h"
 #include "levels.h"
 
 /* VNNI: four products of bytes and their sum in one operation, exact in int32, so that the results equal AVX2's. The other

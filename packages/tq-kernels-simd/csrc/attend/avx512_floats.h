@@ -1,4 +1,4 @@
-/* Tiles of floats with AVX-512, for avx512.c alone. */
+/* Vectors of floats with AVX-512, as attend/float_rows.h wants them. Private to csrc/attend/avx512*. */
 #ifndef TQ_ATTEND_AVX512_FLOATS_H
 #define TQ_ATTEND_AVX512_FLOATS_H
 
@@ -6,7 +6,7 @@
 
 #include "specialize.h"
 
-typedef __m512 floats; /* float_rows.h says what this file defines for it */
+typedef __m512 floats;
 #define LANES 16
 #define AT_ONCE 16
 
@@ -31,7 +31,5 @@ INLINE void sums_of_floats(const floats x[AT_ONCE], float *out) {
     floats b = _mm512_add_ps(_mm512_shuffle_f32x4(s[2], s[3], 0x88), _mm512_shuffle_f32x4(s[2], s[3], 0xDD));
     _mm512_storeu_ps(out, _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD)));
 }
-
-#include "attend/float_rows.h"
 
 #endif

@@ -167,7 +167,7 @@ INLINE void centroids_bits(const tq_codebook *book, const uint8_t *packed, float
     for (size_t i = 0; j + i < dim; i++) out[j + i] = rest[i];
 }
 
-static void centroids(const tq_codebook *book, const uint8_t *packed, float *out) {
+void tq_trellis_centroids_avx2(const tq_codebook *book, const uint8_t *packed, float *out) {
 #define CENTROIDS(bits) book->pairs ? centroids_bits(book, packed, out, bits, 1) : centroids_bits(book, packed, out, bits, 0)
     TQ_FOR_WIDTH_TO_4(book->bits, CENTROIDS)
 }
@@ -176,5 +176,5 @@ void tq_trellis_avx2(tq_trellis_slots *slots) {
     slots->forward = slots->forward_wide = forward;
     slots->backward[3] = backward_three; /* with two or four branches, one look at each is as fast */
     slots->backward[4] = backward_four;
-    slots->centroids = centroids;
+    slots->centroids = tq_trellis_centroids_avx2;
 }

@@ -49,4 +49,7 @@ static inline size_t tq_circle_runs(const tq_codebook *book, size_t bits) {
         for (; j < (book)->dim; j++, end >>= (bits)) LOOK_UP(j, (size_t)end & mask);                              \
     } while (0)
 
+/* The slot `centroids` of AVX2, for the rows that a higher level leaves to it. */
+void tq_trellis_centroids_avx2(const tq_codebook *book, const uint8_t *packed, float *out);
+
 #endif
