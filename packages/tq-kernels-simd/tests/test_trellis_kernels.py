@@ -3,10 +3,13 @@
 Any bits are a row of a trellis, so that rows here are random bits, whose windows meet every level of a table.
 """
 
+import hashlib
+import sys
+
 import numpy as np
 import pytest
 from attention_oracle import relative
-from children import LEVELS, main, passes_at
+from children import LEVELS, main, passes_at, python
 from placed import at_odd_address, at_page_end, at_page_start
 
 from tq_core.numpy_backend import NumpyBackend
@@ -79,7 +82,35 @@ def check_attention():
         assert error <= 2e-6, (plan.dim, plan.codebook.bits, plan.codebook.window, groups, tokens, error)
 
 
-CHECKS = {check.__name__: check for check in (check_decode, check_products, check_attention)}
+def scans():
+    """Plans with rows, scales and queries, whatever arithmetic an int8 scan of them has."""
+    for number, plan in enumerate(plans()):
+        packed, scales = stored(plan, 41)
+        queries = np.random.default_rng(number).standard_normal(((1, 2, 33)[number % 3], plan.dim)).astype(np.float32)
+        yield plan, PLACES[number % 3](packed), scales, queries
+
+
+def check_scans():
+    for plan, packed, scales, queries in scans():
+        exact, got = (BACKEND.scores(plan, packed, scales, None, queries, accuracy=how) for how in ("exact", "int8"))
+        length = np.linalg.norm(REFERENCE.rotate(plan.rotation, queries), axis=1)[:, None] / plan.dim
+        added = np.sqrt(np.mean(((got - exact) / (length * scales)) ** 2) / plan.codebook.distortion)
+        bound = 0.13 if len(queries) > 2 else 0.2  # a query or two may have a great number that makes the others coarse
+        assert added <= bound, (plan.dim, plan.codebook.bits, plan.codebook.window, added)
+        found = BACKEND.search(plan, packed, scales, None, queries, 7, None, "auto")
+        best = np.argsort(-exact, axis=1, kind="stable")[:, :7]
+        assert np.array_equal(found[0], np.take_along_axis(exact, best, 1))
+
+
+def check_integers():
+    digest = hashlib.sha256()
+    for plan, packed, scales, queries in scans():
+        if plan.codebook.window <= 7 and plan.dim * plan.codebook.bits % 8 == 0:
+            digest.update(BACKEND.scores(plan, packed, scales, None, queries, accuracy="int8").tobytes())
+    sys.stdout.write(digest.hexdigest() + " ")
+
+
+CHECKS = {check.__name__: check for check in (check_decode, check_products, check_attention, check_scans)}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -88,5 +119,10 @@ def test_rows_of_every_trellis_are_what_numpy_reads(level, name):
     assert passes_at(level, __file__, name)
 
 
+def test_scans_in_integers_are_the_same_numbers_at_every_level():
+    found = {python(__file__, "check_integers", TQ_ISA=level).split()[0] for level in LEVELS}
+    assert len(found) == 1
+
+
 if __name__ == "__main__":
-    main(CHECKS)
+    main({**CHECKS, "check_integers": check_integers})

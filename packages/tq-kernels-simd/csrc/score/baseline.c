@@ -46,6 +46,32 @@ static void dots8(const uint8_t *tile, size_t rows, const int8_t *queries, size_
         }
 }
 
+/* The window of a coordinate: its bits and those behind, around the circle that a row is. */
+static size_t window_at(const tq_levels8 *levels, const uint8_t *row, size_t j) {
+    size_t bytes = levels->dim * levels->bits / 8, start = j * levels->bits, byte = start / 8;
+    unsigned two = row[byte] | (unsigned)row[byte + 1 < bytes ? byte + 1 : 0] << 8;
+    return two >> start % 8 & ((1u << levels->window) - 1);
+}
+
+static void scan_windows(const tq_levels8 *levels, const int8_t *query, const uint8_t *packed, size_t stride, size_t rows, int32_t *out) {
+    for (size_t r = 0; r < rows; r++, packed += stride) {
+        int32_t sum = 0;
+        for (size_t j = 0; j < levels->dim; j++) sum += levels->by_window[window_at(levels, packed, j)] * query[j];
+        out[r] = sum;
+    }
+}
+
+static void expand_windows(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *tile) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < levels->dim; j++)
+            tile[r * length + j] = levels->by_window[window_at(levels, packed + r * stride, j)];
+}
+
+static void dots_bytes(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
+                       int32_t *out, size_t stride) {
+    dots8(tile, rows, queries, query_stride, count, length, 1, out, stride);
+}
+
 static void finish(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out) {
     for (size_t r = 0; r < rows; r++) {
         float value = ((float)(int32_t)(2u * (uint32_t)sums[r] - minus) * factor) * weight[r];
@@ -89,4 +115,6 @@ static void dots32(const float *row, const float *queries, size_t query_stride, 
     }
 }
 
-const tq_score_slots tq_score_baseline = {LANES, scan8, expand8, dots8, finish, expand16, dots16, dots32};
+const tq_score_slots tq_score_baseline = {
+    LANES, scan8, expand8, dots8, scan_windows, expand_windows, dots_bytes, finish, expand16, dots16, dots32,
+};

@@ -93,6 +93,26 @@ static void sum8(const task *it, size_t start, size_t length, int32_t *out) {
     }
 }
 
+/* The same for windows of a trellis. */
+static void sum_windows(const task *it, int32_t *out) {
+    const tq_part *part = it->part;
+    const int8_t *queries = (const int8_t *)part->queries + it->first_query * part->length;
+    const uint8_t *packed = it->packed + part->offset;
+    if (it->queries == 1) {
+        tq_active.score.scan_windows(&part->levels8, queries, packed, it->packed_stride, it->rows, out);
+        return;
+    }
+    for (size_t r = 0; r < it->rows; r += TILE_ROWS) {
+        size_t rows = least(TILE_ROWS, it->rows - r), count = (it->queries + 1) / 2 * 2, fours = (rows + 3) / 4 * 4;
+        const uint8_t *from = packed + r * it->packed_stride;
+        tq_active.score.expand_windows(&part->levels8, from, it->packed_stride, rows, part->length, it->scratch->tile);
+        if (part->book.bits < 4)
+            tq_active.score.dots8(it->scratch->tile, fours, queries, part->length, count, part->length, 1, out + r, it->stride);
+        else
+            tq_active.score.dots_bytes(it->scratch->tile, fours, queries, part->length, count, part->length, out + r, it->stride);
+    }
+}
+
 static void sum16(const task *it, size_t start, size_t length, int64_t *out) {
     const tq_part *part = it->part;
     const int16_t *queries = (const int16_t *)part->queries + it->first_query * part->length + start;
@@ -120,7 +140,8 @@ static void by_int8(const task *it, const float *weight, int add, float *out, si
     int64_t *wide = it->scratch->wide;
     int is_wide = part->length > TQ_SEGMENT;
     for (size_t start = 0; start < part->length; start += TQ_SEGMENT) {
-        sum8(it, start, least(TQ_SEGMENT, part->length - start), sums);
+        if (part->book.window) sum_windows(it, sums); /* dims of a trellis end before a segment does */
+        else sum8(it, start, least(TQ_SEGMENT, part->length - start), sums);
         if (is_wide)
             for (size_t i = 0; i < it->queries * it->stride; i++) wide[i] = (start ? wide[i] : 0) + sums[i];
     }
