@@ -263,10 +263,10 @@ const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes) {
     sketch(&in, &plan->sketch, &h);
     if (in.fault) return in.fault;
     void *room = (void *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
-    if (h.window && h.window <= TQ_PLANE_BITS) {
+    if (h.window) {
         tq_planes_fill(room, &plan->book);
         plan->book.planes = room;
-    } else if (h.bits && h.bits != TQ_MIXED && !h.window) {
+    } else if (h.bits && h.bits != TQ_MIXED) {
         tq_tables_fill(room, &plan->book);
         plan->book.tables = room;
     }

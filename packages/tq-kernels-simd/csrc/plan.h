@@ -30,12 +30,20 @@ typedef struct tq_tables {
     int bucket_shift;
 } tq_tables;
 
-#define TQ_PLANE_BITS 10      /* of windows whose levels have planes */
+#define TQ_PLANE_BITS 10      /* of windows whose bytes have tables of their own */
+#define TQ_WINDOW_BITS 12     /* of a trellis, at most */
 
-/* The doubled levels of a trellis, counted from the lowest number of 16 bits, as their bytes: repeated where windows have fewer
- * bits, so that whatever stands above a window does not count. */
+/* The levels of a trellis in the forms that registers look up. Tables of bytes repeat where windows have fewer bits, so that
+ * whatever stands above a window does not count; of longer windows they hold nothing.
+ *
+ * `low` and `high` are the bytes of the doubled levels, counted from the lowest number of 16 bits. `scan` are levels for integer
+ * scans: centroid ~ step * (level - limit), in 7 or 8 bits and of 4-bit codes of long windows, to whose error 8 bits would add
+ * too much, in 12. Then a level is 16 * scan_high + scan_low, else scan_high; `scan` has both, scan_high in its high byte. */
 typedef struct tq_planes {
-    uint8_t low[1 << TQ_PLANE_BITS], high[1 << TQ_PLANE_BITS];
+    uint8_t low[1 << TQ_PLANE_BITS], high[1 << TQ_PLANE_BITS], scan_high[1 << TQ_PLANE_BITS], scan_low[1 << TQ_PLANE_BITS];
+    uint16_t scan[1 << TQ_WINDOW_BITS];
+    int limit;
+    float step;
 } tq_planes;
 
 #define TQ_PAIR_BITS 11       /* of windows of two neighbours that have a table: 16 KiB of the first-level cache */
@@ -60,7 +68,7 @@ typedef struct tq_codebook {
     size_t dim, bits;
     size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
     const float *pairs;        /* trellis: the centroids of two neighbours by the window + bits bits of both, or NULL */
-    const tq_planes *planes;   /* trellis of windows of at most TQ_PLANE_BITS; else NULL */
+    const tq_planes *planes;   /* trellis; else NULL */
     tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */

@@ -118,6 +118,7 @@ void tq_score_avx2(tq_score_slots *slots) {
     slots->dots8 = dots8;
     slots->scan_windows = scan_windows;
     slots->expand_windows = expand_windows;
+    slots->expand_long = expand_long;
     slots->dots_bytes = dots_bytes;
     slots->finish = finish;
     slots->expand16 = expand16;

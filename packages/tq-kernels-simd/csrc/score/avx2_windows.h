@@ -4,6 +4,7 @@
 #define TQ_SCORE_AVX2_WINDOWS_H
 
 #include "score/avx2_planes.h"
+#include "trellis/circle.h"
 
 /* How windows come out of the bytes of a row, 16 coordinates in a half of a vector. */
 typedef struct window_scan {
@@ -18,7 +19,7 @@ typedef struct window_scan {
 #define TQ_BIAS(bits) ((bits) == 4 ? 127 : 0)
 
 static window_scan window_scan_of(const tq_levels8 *levels, int bits) {
-    window_scan made = {.groups = (levels->dim + 31) / 32, .bytes = levels->dim * (size_t)bits / 8};
+    window_scan made = {.groups = (levels->trellis->dim + 31) / 32, .bytes = levels->trellis->dim * (size_t)bits / 8};
     uint8_t bytes[32], turned[32];
     for (int h = 0; h < 2; h++) {
         uint16_t times[16];
@@ -33,7 +34,7 @@ static window_scan window_scan_of(const tq_levels8 *levels, int bits) {
     }
     for (int k = 0; k < 8; k++) {
         uint8_t table[16];
-        for (int i = 0; i < 16; i++) table[i] = (uint8_t)(levels->by_window[16 * k + i] - TQ_BIAS(bits));
+        for (int i = 0; i < 16; i++) table[i] = (uint8_t)(levels->trellis->planes->scan_high[16 * k + i] - TQ_BIAS(bits));
         made.table[k] = both(table);
     }
     const size_t last = (made.groups - 1) * 4 * (size_t)bits; /* the byte where the last group begins */
@@ -82,7 +83,7 @@ INLINE int32_t sum_of_query(const int8_t *query, size_t length) {
 INLINE void scan_windows_bits(int bits, const tq_levels8 *levels, const int8_t *query, const uint8_t *packed, size_t stride, size_t rows,
                               int32_t *out) {
     const window_scan scan = window_scan_of(levels, bits);
-    const int32_t more = TQ_BIAS(bits) ? TQ_BIAS(bits) * sum_of_query(query, levels->dim) : 0;
+    const int32_t more = TQ_BIAS(bits) ? TQ_BIAS(bits) * sum_of_query(query, levels->trellis->dim) : 0;
     for (size_t r = 0; r < rows; r += 4) {
         __m256i sums[4];
         for (size_t k = 0; k < 4; k++) {
@@ -119,12 +120,48 @@ static void expand_windows(const tq_levels8 *levels, const uint8_t *packed, size
     TQ_FOR_WIDTH_TO_4(levels->bits, EXPAND_WINDOWS)
 }
 
+/* Levels of eight coordinates of a long window, one load each, into the eight words of a vector. */
+INLINE __m128i eight_levels(const uint16_t *scan, size_t mask, uint64_t run, int bits) {
+    size_t at[8];
+    for (int i = 0; i < 8; i++) at[i] = (i ? run >> i * bits | run << (64 - i * bits) : run) & mask; /* rotations keep the run */
+    __m128i x = _mm_cvtsi32_si128(scan[at[0]]);
+    x = _mm_insert_epi16(x, scan[at[1]], 1);
+    x = _mm_insert_epi16(x, scan[at[2]], 2);
+    x = _mm_insert_epi16(x, scan[at[3]], 3);
+    x = _mm_insert_epi16(x, scan[at[4]], 4);
+    x = _mm_insert_epi16(x, scan[at[5]], 5);
+    x = _mm_insert_epi16(x, scan[at[6]], 6);
+    return _mm_insert_epi16(x, scan[at[7]], 7);
+}
+
+INLINE void store_levels(__m128i x, uint8_t *high, uint8_t *low) {
+    _mm_storel_epi64((__m128i *)high, _mm_packus_epi16(_mm_srli_epi16(x, 8), x));
+    _mm_storel_epi64((__m128i *)low, _mm_packus_epi16(_mm_and_si128(x, _mm_set1_epi16(255)), x));
+}
+
+INLINE void expand_long_row(int bits, const tq_codebook *book, const uint8_t *packed, uint8_t *high, uint8_t *low) {
+    const uint16_t *scan = book->planes->scan;
+    const size_t mask = ((size_t)1 << book->window) - 1, dim = book->dim, seam = 8 * tq_circle_runs(book, (size_t)bits);
+    size_t j = 0, at = 0;
+    for (; j < seam; j += 8, at += (size_t)bits)
+        store_levels(eight_levels(scan, mask, tq_circle_bits(packed + at), bits), high + j, low + j);
+    if (j == dim) return;
+    tq_circle_end end = tq_circle_seam(packed, dim * (size_t)bits, at);
+    for (; j < dim; j += 8, end >>= 8 * bits) store_levels(eight_levels(scan, mask, (uint64_t)end, bits), high + j, low + j);
+}
+
+static void expand_long(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *high,
+                        uint8_t *low) {
+#define EXPAND_LONG(bits) expand_long_row(bits, levels->trellis, packed + r * stride, high + r * length, low + r * length)
+    for (size_t r = 0; r < rows; r++) TQ_FOR_WIDTH_TO_4(levels->bits, EXPAND_LONG)
+}
+
 static void dots_bytes(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
                        int32_t *out, size_t stride) {
-    const __m256i bias = _mm256_set1_epi8(127);
+    const __m256i bias = _mm256_set1_epi8((char)128); /* 2 * 128 * 127 fits 16 bits, as the magnitude of -128 does 8 */
     for (size_t q = 0; q < count; q++) {
         const int8_t *query = queries + q * query_stride;
-        const __m128i more = _mm_set1_epi32(127 * sum_of_query(query, length));
+        const __m128i more = _mm_set1_epi32(128 * sum_of_query(query, length));
         for (size_t r = 0; r < rows; r += 4) {
             __m256i sums[4];
             for (size_t k = 0; k < 4; k++) sums[k] = _mm256_setzero_si256();

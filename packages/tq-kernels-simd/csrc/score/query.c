@@ -54,49 +54,11 @@ void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels) {
         }
 }
 
-/* The signed levels, at most `top` in magnitude, and their unit for centroids of a trellis, which meet alike: the squared error. */
-static double fit_windows(const tq_codebook *book, int top, int8_t *level, double *step) {
-    size_t size = (size_t)1 << book->window;
-    double largest = 0, cross = 0, square = 0, error = 0;
-    for (size_t i = 0; i < size; i++) largest = fmax(largest, fabs((double)book->centroids[i]));
-    for (size_t i = 0; i < size; i++) {
-        double centroid = (double)book->centroids[i], whole = rint(centroid * (top / largest));
-        level[i] = (int8_t)whole;
-        cross += centroid * whole;
-        square += whole * whole;
-    }
-    *step = cross / square; /* no level of a trellis is 0, so that the largest is not */
-    for (size_t i = 0; i < size; i++) {
-        double off = (double)book->centroids[i] - *step * level[i];
-        error += off * off;
-    }
-    return error;
-}
-
-static void window_levels8(const tq_codebook *book, tq_levels8 *levels) {
-    int limit = TQ_WINDOW8_LIMIT(book->bits);
-    double best = INFINITY;
-    memset(levels, 0, sizeof *levels);
-    levels->bits = book->bits;
-    levels->window = book->window;
-    levels->dim = book->dim;
-    levels->middle = 2 * limit;
-    for (int top = limit; 5 * top >= 4 * limit; top--) {
-        int8_t level[1 << TQ_WINDOW8_BITS];
-        double step, error = fit_windows(book, top, level, &step);
-        if (!(error < best)) continue;
-        best = error;
-        levels->step = (float)(step / 2); /* centroid ~ step * (2 level - middle) */
-        for (size_t i = 0; i < sizeof levels->by_window; i++)
-            levels->by_window[i] = (uint8_t)(level[i & (((size_t)1 << book->window) - 1)] + limit);
-    }
-}
-
 static int method_of(const tq_codebook *book, int accuracy) {
     size_t bits = book->bits;
     if (bits == TQ_MIXED) return TQ_EXACT;
     if (book->window)
-        return accuracy == TQ_INT8 && book->window <= TQ_WINDOW8_BITS && book->dim * bits % 8 == 0 ? TQ_INT8 : TQ_EXACT;
+        return accuracy == TQ_INT8 && book->dim * bits % 8 == 0 && book->dim <= TQ_FINE_DIM ? TQ_INT8 : TQ_EXACT;
     if (accuracy == TQ_INT8) return bits <= 4 ? TQ_INT8 : TQ_INT16;
     return accuracy == TQ_INT16 && bits <= 5 ? TQ_INT16 : TQ_EXACT;
 }
@@ -190,7 +152,9 @@ static void describe(tq_queries *made, const tq_plan *plan, int accuracy) {
         tq_part *part = &made->part[i];
         part->method = method_of(&part->book, accuracy);
         if (part->method == TQ_INT8 && part->book.window) {
-            window_levels8(&part->book, &part->levels8);
+            const tq_planes *planes = part->book.planes; /* centroid ~ step / 2 * (2 level - middle) */
+            part->levels8 = (tq_levels8){.bits = part->book.bits, .trellis = &part->book, .middle = 2 * planes->limit,
+                                         .step = planes->step / 2};
         } else if (part->method == TQ_INT8) {
             tq_levels8_make(&part->book, &part->levels8);
             part->levels8.lanes = lanes_of(&part->book);

@@ -34,7 +34,8 @@ typedef struct tq_queries {
 int tq_queries_make(tq_queries *made, const tq_plan *plan, const float *queries, size_t count, int accuracy);
 void tq_queries_free(tq_queries *made);
 
-/* Whether a scan at TQ_INT8 computes in integers: not for fractional widths, nor for trellis codes of long windows or odd rows. */
+/* Whether a scan at TQ_INT8 computes in integers: not for fractional widths, nor for trellis codes whose rows
+ * are no whole bytes or of more than TQ_FINE_DIM coordinates. */
 int tq_scans_in_integers(const tq_codebook *book);
 
 /* The levels (not the lanes) of a codebook of up to 4 bits that fit its centroids best, weighted by how often a Gaussian meets them. */

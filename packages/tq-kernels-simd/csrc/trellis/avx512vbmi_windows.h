@@ -26,7 +26,7 @@ static const uint8_t window_from[TQ_TRELLIS_BITS][64] = {ALL(FROM, 1), ALL(FROM,
 static const uint8_t window_shift[TQ_TRELLIS_BITS][64] = {ALL(SHIFT, 1), ALL(SHIFT, 2), ALL(SHIFT, 3), ALL(SHIFT, 4)};
 
 /* Codes of other shapes are left to AVX2. */
-INLINE int permutes(const tq_codebook *book) { return book->planes && book->dim * book->bits % 8 == 0; }
+INLINE int permutes(const tq_codebook *book) { return book->window <= TQ_PLANE_BITS && book->dim * book->bits % 8 == 0; }
 
 /* The blocks of 128 entries that windows of a code point into: `DO(blocks)` with a constant. */
 #define FOR_BLOCKS(book, DO)             \
