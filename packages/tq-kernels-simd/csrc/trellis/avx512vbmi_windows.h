@@ -65,7 +65,8 @@ typedef struct twice {
 
 /* One byte of the levels that the block has for the windows' lowest seven bits. */
 INLINE twice of_block(const uint8_t *plane, int block, twice low) {
-    const __m512i a = _mm512_load_si512(plane + 128 * block), b = _mm512_load_si512(plane + 128 * block + 64);
+    __m512i a = _mm512_load_si512(plane + 128 * block), b = _mm512_load_si512(plane + 128 * block + 64);
+    __asm__("" : "+v"(a), "+v"(b)); /* gcc 12 would load them once for each permutation, and loads are what is scarce */
     for (int i = 0; i < 2; i++) low.of[i] = _mm512_permutex2var_epi8(a, low.of[i], b);
     return low;
 }
