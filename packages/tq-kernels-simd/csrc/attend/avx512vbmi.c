@@ -1,5 +1,6 @@
 #include "attend/attend.h"
 #include "attend/avx512_floats.h"
+#include "attend/codes.h"
 #include "attend/windows.h"
 #include "levels.h"
 #include "trellis/avx512vbmi_windows.h"
@@ -13,6 +14,10 @@ INLINE void look_up_two(const tq_attend_side *side, const uint8_t *packed, size_
                         const int blocks, floats x[2][4]) {
     const uint8_t *row = packed + t * side->row_bytes, *const rows[2] = {row, t + 1 < tokens ? row + side->row_bytes : row};
     const window_place *const places[2] = {place, place};
+    if (place->at == 0) { /* once a row */
+        tq_attend_ahead(side, rows[0]);
+        tq_attend_ahead(side, rows[1]);
+    }
     windows_of_64(side->book->planes, rows, places, blocks, x);
 }
 
