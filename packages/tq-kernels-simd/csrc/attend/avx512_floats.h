@@ -17,11 +17,15 @@ INLINE floats times(floats x, floats y) { return _mm512_mul_ps(x, y); }
 INLINE floats plus_product(floats x, floats y, floats z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE floats no_floats(void) { return _mm512_setzero_ps(); }
 
+INLINE floats sum_of_both(__m512i x, __m512i y) { return _mm512_add_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y)); }
+
 /* In each quarter, the sums of its lanes in four vectors. */
 INLINE floats sums_of_quarters(const floats x[4]) {
-    floats a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-    floats b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+    __m512i y[4];
+    for (int i = 0; i < 4; i++) y[i] = _mm512_castps_si512(x[i]);
+    __m512i a = _mm512_castps_si512(sum_of_both(_mm512_unpacklo_epi32(y[0], y[1]), _mm512_unpackhi_epi32(y[0], y[1])));
+    __m512i b = _mm512_castps_si512(sum_of_both(_mm512_unpacklo_epi32(y[2], y[3]), _mm512_unpackhi_epi32(y[2], y[3])));
+    return sum_of_both(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
 INLINE void sums_of_floats(const floats x[AT_ONCE], float *out) {

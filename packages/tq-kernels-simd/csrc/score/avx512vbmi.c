@@ -18,9 +18,10 @@ static window_scan window_scan_of(const tq_levels8 *levels) {
         from[i] = (uint8_t)(i / 8 * levels->bits + i % 8);
         by[i] = (uint8_t)(i % 8 * levels->bits);
     }
-    return (window_scan){_mm512_loadu_si512(from), _mm512_loadu_si512(by), _mm512_loadu_si512(levels->trellis->planes->scan_high),
-                         _mm512_loadu_si512(levels->trellis->planes->scan_high + 64), levels->bits, levels->trellis->dim * levels->bits / 8,
-                         (levels->trellis->dim + 63) / 64};
+    const uint8_t *high = levels->trellis->planes->scan_high;
+    const size_t dim = levels->trellis->dim, bits = levels->bits;
+    return (window_scan){_mm512_loadu_si512(from), _mm512_loadu_si512(by), _mm512_loadu_si512(high), _mm512_loadu_si512(high + 64),
+                         bits, dim * bits / 8, (dim + 63) / 64};
 }
 
 /* The bits of 64 coordinates, eight bytes for eight of them. What is read of a row's last bytes is followed by its first ones: by the bytes of a second
