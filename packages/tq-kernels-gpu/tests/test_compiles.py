@@ -8,7 +8,7 @@ import pytest
 from tq_kernels_gpu import sources
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-REGISTERS = 128  # 512 threads a processor at the least
+REGISTERS = 128  # two blocks of 256 threads a processor at the least
 SHARED = 16 * 1024  # static; dynamic shared memory is bounded where kernels are launched
 MORE_REGISTERS = {}  # kernel -> its own bound, with the reason beside it
 

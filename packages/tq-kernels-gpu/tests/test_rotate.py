@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gpu_plans import same_bits
 
 from tq_core.errors import InvalidDtype, ShapeMismatch
 from tq_core.numpy_backend import NumpyBackend
@@ -13,26 +14,20 @@ from tq_kernels_gpu.ops.rotate import rotate, unrotate
 NUMPY = NumpyBackend()
 
 
-def _same_bits(got, expected):
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype
-    np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
-
-
 @pytest.mark.parametrize("dim", [*DIMS, *LARGE_DIMS, 320, 1000, 1024, 2048, 4096])
 def test_both_directions_are_numpys_to_the_bit(device, dim):
     rotation, x = Rotation(dim, "hadamard", 7), samples(dim)
     backend = GpuBackend(device)
     z = NUMPY.rotate(rotation, x)
-    _same_bits(backend.rotate(rotation, x), z)
-    _same_bits(backend.unrotate(rotation, z), NUMPY.unrotate(rotation, z))
+    same_bits(backend.rotate(rotation, x), z)
+    same_bits(backend.unrotate(rotation, z), NUMPY.unrotate(rotation, z))
 
 
 @pytest.mark.parametrize("dim", [100, 768, 1000])
 def test_rows_beyond_shared_memory_go_through_global_memory(shim, dim):
     device, rotation, x = shim.ShimDevice(shared_limit=2048), Rotation(dim, "hadamard", 3), samples(dim)
-    _same_bits(rotate(device, rotation, x), NUMPY.rotate(rotation, x))
-    _same_bits(unrotate(device, rotation, x), NUMPY.unrotate(rotation, x))
+    same_bits(rotate(device, rotation, x), NUMPY.rotate(rotation, x))
+    same_bits(unrotate(device, rotation, x), NUMPY.unrotate(rotation, x))
 
 
 def test_a_dense_rotation_is_numpys_within_rounding(device):
@@ -47,14 +42,14 @@ def test_more_rows_than_blocks_and_none(device):
     rotation = Rotation(64, "hadamard", 7)
     many = np.tile(samples(64), (100, 1))
     backend = GpuBackend(device)
-    _same_bits(backend.rotate(rotation, many), NUMPY.rotate(rotation, many))
+    same_bits(backend.rotate(rotation, many), NUMPY.rotate(rotation, many))
     assert backend.rotate(rotation, many[:0]).shape == (0, 64)
 
 
 def test_rows_with_strides_are_taken_as_they_are(device):
     rotation, x = Rotation(64, "hadamard", 7), device.asarray(samples(128))
     got = device.to_host(rotate(device, rotation, x[::2, 32:96]))
-    _same_bits(got, NUMPY.rotate(rotation, np.ascontiguousarray(samples(128)[::2, 32:96])))
+    same_bits(got, NUMPY.rotate(rotation, np.ascontiguousarray(samples(128)[::2, 32:96])))
 
 
 def test_rows_of_another_shape_or_dtype_are_refused(device):

@@ -7,8 +7,8 @@ import numpy as np
 from tq_core.errors import InvalidDtype
 from tq_kernels_gpu.device import Array, Device
 
-# numbers of dtypes in kernels/types.cuh; bfloat16 travels as uint16
-DTYPES: Final = {"float32": 0, "float16": 1, "uint16": 2, "float64": 3}
+# numbers of dtypes in kernels/types.cuh (uint8 has none there: it is codes alone); bfloat16 travels as uint16
+DTYPES: Final = {"float32": 0, "float16": 1, "uint16": 2, "float64": 3, "uint8": 4}
 MOST_THREADS: Final = 256  # __launch_bounds__ of the kernels that hold a row
 BLOCKS_A_PROCESSOR: Final = 16  # with fewer rows than that in flight, a processor waits for memory
 SCRATCH_BLOCKS: Final = 64  # rows too long for shared memory are few: bounds what they take in global memory
@@ -25,7 +25,7 @@ class RowLaunch(NamedTuple):
 
 def row_floats(dim: int) -> int:
     """Floats that a row takes in shared memory: tq_row_floats of kernels/rotation.cuh."""
-    return dim + (dim - 1 >> 5)
+    return (dim + (dim - 1 >> 5) + 2) & ~1
 
 
 def row_launch(device: Device, rows: int, dim: int, *, buffers: int = 1) -> RowLaunch:

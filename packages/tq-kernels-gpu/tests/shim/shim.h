@@ -18,7 +18,7 @@
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
 #include <ucontext.h>
-#define TQ_SHIM_UCONTEXT 1
+#define SHIM_UCONTEXT 1
 #endif
 
 #define __global__
@@ -48,57 +48,57 @@ static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
 
 // ---- fibers ----------------------------------------------------------------------------------------------------------
 
-enum tq_state { TQ_READY, TQ_AT_BLOCK, TQ_AT_WARP, TQ_DONE };
+enum shim_state { SHIM_READY, SHIM_AT_BLOCK, SHIM_AT_WARP, SHIM_DONE };
 
-struct tq_fiber {
+struct shim_fiber {
     void* stack_pointer;
     unsigned char* stack;
-    tq_state state;
+    shim_state state;
     unsigned mask;   // of the warp barrier it waits at
     unsigned turn;   // exchanges it took part in
     unsigned block_turn;
     uint3 index;
     unsigned lane, warp;
-#ifdef TQ_SHIM_UCONTEXT
+#ifdef SHIM_UCONTEXT
     ucontext_t context;
 #endif
 };
 
-static const unsigned TQ_MOST_THREADS = 1024, TQ_STACK = 128 * 1024, TQ_SHARED_BYTES = 256 * 1024, TQ_GUARD = 256;
+static const unsigned SHIM_MOST_THREADS = 1024, SHIM_STACK = 128 * 1024, SHIM_SHARED_BYTES = 256 * 1024, SHIM_GUARD = 256;
 
-static tq_fiber tq_fibers[TQ_MOST_THREADS];
-static tq_fiber tq_scheduler;
-static tq_fiber* tq_current;
-static unsigned tq_threads;
-static uint64_t tq_slots[TQ_MOST_THREADS / 32][2][32];  // what lanes give to an exchange, by its parity
-static int tq_votes[2][TQ_MOST_THREADS];
-alignas(128) static unsigned char tq_shared_bytes[TQ_SHARED_BYTES + TQ_GUARD];
-static uint3 tq_block_index;
-static dim3 tq_block_size, tq_grid_size;
-static void (*tq_body)(void**);
-static void** tq_arguments;
+static shim_fiber shim_fibers[SHIM_MOST_THREADS];
+static shim_fiber shim_scheduler;
+static shim_fiber* shim_current;
+static unsigned shim_threads;
+static uint64_t shim_slots[SHIM_MOST_THREADS / 32][2][32];  // what lanes give to an exchange, by its parity
+static int shim_votes[2][SHIM_MOST_THREADS];
+alignas(128) static unsigned char shim_shared_bytes[SHIM_SHARED_BYTES + SHIM_GUARD];
+static uint3 shim_block_index;
+static dim3 shim_block_size, shim_grid_size;
+static void (*shim_body)(void**);
+static void** shim_arguments;
 
-#define threadIdx (tq_current->index)
-#define blockIdx tq_block_index
-#define blockDim tq_block_size
-#define gridDim tq_grid_size
+#define threadIdx (shim_current->index)
+#define blockIdx shim_block_index
+#define blockDim shim_block_size
+#define gridDim shim_grid_size
 #define warpSize 32
 
-static inline unsigned char* tq_shim_shared() { return tq_shared_bytes; }
+static inline unsigned char* tq_shim_shared() { return shim_shared_bytes; }
 
-static void tq_fiber_main() {
-    tq_body(tq_arguments);
-    tq_current->state = TQ_DONE;
+static void shim_fiber_main() {
+    shim_body(shim_arguments);
+    shim_current->state = SHIM_DONE;
 }
 
 #if defined(__x86_64__)
-extern "C" void tq_switch(void** from, void* to);
+extern "C" void shim_switch(void** from, void* to);
 asm(R"(
 .text
-.hidden tq_switch
-.globl tq_switch
-.type tq_switch, @function
-tq_switch:
+.hidden shim_switch
+.globl shim_switch
+.type shim_switch, @function
+shim_switch:
     pushq %rbp
     pushq %rbx
     pushq %r12
@@ -114,17 +114,17 @@ tq_switch:
     popq %rbx
     popq %rbp
     ret
-.size tq_switch, .-tq_switch
+.size shim_switch, .-shim_switch
 )");
-enum { TQ_SAVED = 6 };
+enum { SHIM_SAVED = 6 };
 #elif defined(__aarch64__)
-extern "C" void tq_switch(void** from, void* to);
+extern "C" void shim_switch(void** from, void* to);
 asm(R"(
 .text
-.hidden tq_switch
-.globl tq_switch
-.type tq_switch, %function
-tq_switch:
+.hidden shim_switch
+.globl shim_switch
+.type shim_switch, %function
+shim_switch:
     sub sp, sp, #160
     stp x19, x20, [sp, #0]
     stp x21, x22, [sp, #16]
@@ -151,119 +151,119 @@ tq_switch:
     ldp d14, d15, [sp, #144]
     add sp, sp, #160
     ret
-.size tq_switch, .-tq_switch
+.size shim_switch, .-shim_switch
 )");
 #endif
 
-static void tq_to_scheduler() {
-#ifdef TQ_SHIM_UCONTEXT
-    swapcontext(&tq_current->context, &tq_scheduler.context);
+static void shim_to_scheduler() {
+#ifdef SHIM_UCONTEXT
+    swapcontext(&shim_current->context, &shim_scheduler.context);
 #else
-    tq_switch(&tq_current->stack_pointer, tq_scheduler.stack_pointer);
+    shim_switch(&shim_current->stack_pointer, shim_scheduler.stack_pointer);
 #endif
 }
 
-static void tq_enter() {
-    tq_fiber_main();
-    tq_to_scheduler();
+static void shim_enter() {
+    shim_fiber_main();
+    shim_to_scheduler();
     abort();  // a finished fiber is never resumed
 }
 
-static void tq_prepare(tq_fiber* fiber) {
-#ifdef TQ_SHIM_UCONTEXT
+static void shim_prepare(shim_fiber* fiber) {
+#ifdef SHIM_UCONTEXT
     getcontext(&fiber->context);
     fiber->context.uc_stack.ss_sp = fiber->stack;
-    fiber->context.uc_stack.ss_size = TQ_STACK;
+    fiber->context.uc_stack.ss_size = SHIM_STACK;
     fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, tq_enter, 0);
+    makecontext(&fiber->context, shim_enter, 0);
 #elif defined(__x86_64__)
-    void** top = (void**)(fiber->stack + TQ_STACK);
+    void** top = (void**)(fiber->stack + SHIM_STACK);
     *--top = nullptr;           // the ABI wants rsp + 8 to be a multiple of 16 at entry
-    *--top = (void*)tq_enter;   // where `ret` goes
-    for (int i = 0; i < TQ_SAVED; i++) *--top = nullptr;
+    *--top = (void*)shim_enter;   // where `ret` goes
+    for (int i = 0; i < SHIM_SAVED; i++) *--top = nullptr;
     fiber->stack_pointer = top;
 #else
-    void** top = (void**)(fiber->stack + TQ_STACK - 160);
+    void** top = (void**)(fiber->stack + SHIM_STACK - 160);
     memset(top, 0, 160);
-    top[11] = (void*)tq_enter;  // x30
+    top[11] = (void*)shim_enter;  // x30
     fiber->stack_pointer = top;
 #endif
 }
 
-static void tq_resume(tq_fiber* fiber) {
-    tq_current = fiber;
-#ifdef TQ_SHIM_UCONTEXT
-    swapcontext(&tq_scheduler.context, &fiber->context);
+static void shim_resume(shim_fiber* fiber) {
+    shim_current = fiber;
+#ifdef SHIM_UCONTEXT
+    swapcontext(&shim_scheduler.context, &fiber->context);
 #else
-    tq_switch(&tq_scheduler.stack_pointer, fiber->stack_pointer);
+    shim_switch(&shim_scheduler.stack_pointer, fiber->stack_pointer);
 #endif
 }
 
 // ---- barriers --------------------------------------------------------------------------------------------------------
 
 static inline __attribute__((noinline)) void __syncthreads() {
-    tq_current->state = TQ_AT_BLOCK;
-    tq_to_scheduler();
+    shim_current->state = SHIM_AT_BLOCK;
+    shim_to_scheduler();
 }
 
 static inline __attribute__((noinline)) void __syncwarp(unsigned mask = 0xffffffffu) {
-    tq_current->mask = mask;
-    tq_current->state = TQ_AT_WARP;
-    tq_to_scheduler();
+    shim_current->mask = mask;
+    shim_current->state = SHIM_AT_WARP;
+    shim_to_scheduler();
 }
 
 static inline int __syncthreads_count(int predicate) {
-    int* votes = tq_votes[tq_current->block_turn++ & 1];
-    votes[tq_current - tq_fibers] = predicate != 0;
+    int* votes = shim_votes[shim_current->block_turn++ & 1];
+    votes[shim_current - shim_fibers] = predicate != 0;
     __syncthreads();
     int count = 0;
-    for (unsigned i = 0; i < tq_threads; i++) count += votes[i];
+    for (unsigned i = 0; i < shim_threads; i++) count += votes[i];
     return count;
 }
 static inline int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) != 0; }
 static inline int __syncthreads_and(int predicate) { return __syncthreads_count(!predicate) == 0; }
 
 // Gives a value to the lanes of `mask` and takes what all gave; two arrays in turn, so that one barrier is enough.
-static inline uint64_t* tq_exchange(unsigned mask, uint64_t value) {
-    uint64_t* slots = tq_slots[tq_current->warp][tq_current->turn++ & 1];
-    slots[tq_current->lane] = value;
+static inline uint64_t* shim_exchange(unsigned mask, uint64_t value) {
+    uint64_t* slots = shim_slots[shim_current->warp][shim_current->turn++ & 1];
+    slots[shim_current->lane] = value;
     __syncwarp(mask);
     return slots;
 }
 
 template <class T>
-static inline T tq_shuffle(unsigned mask, T value, unsigned from) {
+static inline T shim_shuffle(unsigned mask, T value, unsigned from) {
     static_assert(sizeof(T) <= 8, "a lane gives eight bytes at most");
     uint64_t raw = 0;
     memcpy(&raw, &value, sizeof value);
-    const uint64_t* slots = tq_exchange(mask, raw);
-    if (!(mask >> from & 1)) from = tq_current->lane;  // undefined on a device; here at least the same every time
+    const uint64_t* slots = shim_exchange(mask, raw);
+    if (!(mask >> from & 1)) from = shim_current->lane;  // undefined on a device; here at least the same every time
     T result;
     memcpy(&result, &slots[from], sizeof result);
     return result;
 }
 template <class T>
 static inline T __shfl_sync(unsigned mask, T value, int from, int width = 32) {
-    const int base = tq_current->lane & ~(width - 1);
-    return tq_shuffle(mask, value, base + (from & (width - 1)));
+    const int base = shim_current->lane & ~(width - 1);
+    return shim_shuffle(mask, value, base + (from & (width - 1)));
 }
 template <class T>
 static inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
-    const unsigned from = tq_current->lane ^ bits;
-    return tq_shuffle(mask, value, (from & ~(width - 1)) > (tq_current->lane & ~(width - 1)) ? tq_current->lane : from);
+    const unsigned from = shim_current->lane ^ bits;
+    return shim_shuffle(mask, value, (from & ~(width - 1)) > (shim_current->lane & ~(width - 1)) ? shim_current->lane : from);
 }
 template <class T>
 static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
-    const unsigned lane = tq_current->lane, inside = lane & (width - 1);
-    return tq_shuffle(mask, value, inside + by < (unsigned)width ? lane + by : lane);
+    const unsigned lane = shim_current->lane, inside = lane & (width - 1);
+    return shim_shuffle(mask, value, inside + by < (unsigned)width ? lane + by : lane);
 }
 template <class T>
 static inline T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32) {
-    const unsigned lane = tq_current->lane, inside = lane & (width - 1);
-    return tq_shuffle(mask, value, inside >= by ? lane - by : lane);
+    const unsigned lane = shim_current->lane, inside = lane & (width - 1);
+    return shim_shuffle(mask, value, inside >= by ? lane - by : lane);
 }
 static inline unsigned __ballot_sync(unsigned mask, int predicate) {
-    const uint64_t* slots = tq_exchange(mask, predicate != 0);
+    const uint64_t* slots = shim_exchange(mask, predicate != 0);
     unsigned result = 0;
     for (unsigned lane = 0; lane < 32; lane++)
         if ((mask >> lane & 1) && slots[lane]) result |= 1u << lane;
@@ -275,18 +275,18 @@ static inline int __all_sync(unsigned mask, int predicate) { return __ballot_syn
 // ---- intrinsics ------------------------------------------------------------------------------------------------------
 
 template <class To, class From>
-static inline To tq_bits(From value) {
+static inline To shim_bits(From value) {
     static_assert(sizeof(To) == sizeof(From), "");
     To result;
     memcpy(&result, &value, sizeof result);
     return result;
 }
-static inline float __uint_as_float(unsigned bits) { return tq_bits<float>(bits); }
-static inline unsigned __float_as_uint(float value) { return tq_bits<unsigned>(value); }
-static inline float __int_as_float(int bits) { return tq_bits<float>(bits); }
-static inline int __float_as_int(float value) { return tq_bits<int>(value); }
-static inline double __longlong_as_double(long long bits) { return tq_bits<double>(bits); }
-static inline long long __double_as_longlong(double value) { return tq_bits<long long>(value); }
+static inline float __uint_as_float(unsigned bits) { return shim_bits<float>(bits); }
+static inline unsigned __float_as_uint(float value) { return shim_bits<unsigned>(value); }
+static inline float __int_as_float(int bits) { return shim_bits<float>(bits); }
+static inline int __float_as_int(float value) { return shim_bits<int>(value); }
+static inline double __longlong_as_double(long long bits) { return shim_bits<double>(bits); }
+static inline long long __double_as_longlong(double value) { return shim_bits<long long>(value); }
 static inline int __clz(int value) { return value ? __builtin_clz(value) : 32; }
 static inline int __clzll(long long value) { return value ? __builtin_clzll(value) : 64; }
 static inline int __ffs(int value) { return __builtin_ffs(value); }
@@ -361,75 +361,75 @@ static inline unsigned short tq_shim_to_half(float value) {
 // ---- launching -------------------------------------------------------------------------------------------------------
 
 template <class... Types, size_t... Places>
-static inline void tq_call(void (*kernel)(Types...), void** arguments, std::index_sequence<Places...>) {
+static inline void shim_call(void (*kernel)(Types...), void** arguments, std::index_sequence<Places...>) {
     kernel(*(typename std::remove_const<Types>::type*)arguments[Places]...);
 }
 #define TQ_EXPORT(kernel)                                                                                              \
     template <class... Types>                                                                                          \
-    static int tq_count_##kernel(void (*)(Types...)) { return sizeof...(Types); }                                      \
+    static int shim_count_##kernel(void (*)(Types...)) { return sizeof...(Types); }                                      \
     template <class... Types>                                                                                          \
-    static void tq_sizes_##kernel(void (*)(Types...), int* sizes) { int at = 0; ((sizes[at++] = sizeof(Types)), ...); } \
+    static void shim_sizes_##kernel(void (*)(Types...), int* sizes) { int at = 0; ((sizes[at++] = sizeof(Types)), ...); } \
     template <class... Types>                                                                                          \
-    static void tq_spread_##kernel(void (*f)(Types...), void** a) {                                                    \
-        tq_call(f, a, std::index_sequence_for<Types...>());                                                            \
+    static void shim_spread_##kernel(void (*f)(Types...), void** a) {                                                    \
+        shim_call(f, a, std::index_sequence_for<Types...>());                                                            \
     }                                                                                                                  \
     extern "C" int tq_parameters_##kernel(int* sizes) {                                                                \
-        if (sizes) tq_sizes_##kernel(kernel, sizes);                                                                   \
-        return tq_count_##kernel(kernel);                                                                              \
+        if (sizes) shim_sizes_##kernel(kernel, sizes);                                                                   \
+        return shim_count_##kernel(kernel);                                                                              \
     }                                                                                                                  \
-    extern "C" void tq_thunk_##kernel(void** a) { tq_spread_##kernel(kernel, a); }
+    extern "C" void tq_thunk_##kernel(void** a) { shim_spread_##kernel(kernel, a); }
 
-static bool tq_all_done_or(tq_state state) {
-    for (unsigned i = 0; i < tq_threads; i++)
-        if (tq_fibers[i].state != TQ_DONE && tq_fibers[i].state != state) return false;
+static bool shim_all_done_or(shim_state state) {
+    for (unsigned i = 0; i < shim_threads; i++)
+        if (shim_fibers[i].state != SHIM_DONE && shim_fibers[i].state != state) return false;
     return true;
 }
 
 // Lets lanes go on whose whole mask waits at the same warp barrier; returns whether any could.
-static bool tq_release_warp(unsigned warp) {
+static bool shim_release_warp(unsigned warp) {
     bool released = false;
-    tq_fiber* lanes = tq_fibers + 32 * warp;
-    const unsigned count = std::min(32u, tq_threads - 32 * warp);
+    shim_fiber* lanes = shim_fibers + 32 * warp;
+    const unsigned count = std::min(32u, shim_threads - 32 * warp);
     for (unsigned lane = 0; lane < count; lane++) {
-        if (lanes[lane].state != TQ_AT_WARP) continue;
+        if (lanes[lane].state != SHIM_AT_WARP) continue;
         const unsigned mask = lanes[lane].mask & (count == 32 ? 0xffffffffu : (1u << count) - 1);
         bool all = true;
         for (unsigned other = 0; other < count && all; other++)
-            if (mask >> other & 1) all = lanes[other].state == TQ_AT_WARP && lanes[other].mask == lanes[lane].mask;
+            if (mask >> other & 1) all = lanes[other].state == SHIM_AT_WARP && lanes[other].mask == lanes[lane].mask;
         if (!all) continue;
         for (unsigned other = 0; other < count; other++)
-            if (mask >> other & 1) lanes[other].state = TQ_READY;
+            if (mask >> other & 1) lanes[other].state = SHIM_READY;
         released = true;
     }
     return released;
 }
 
 // 0, or 1 where threads wait for each other at different barriers: a kernel that would hang or be undefined.
-static int tq_run_block() {
-    for (unsigned i = 0; i < tq_threads; i++) {
-        tq_fiber* fiber = &tq_fibers[i];
-        fiber->state = TQ_READY;
+static int shim_run_block() {
+    for (unsigned i = 0; i < shim_threads; i++) {
+        shim_fiber* fiber = &shim_fibers[i];
+        fiber->state = SHIM_READY;
         fiber->turn = fiber->block_turn = 0;
         fiber->lane = i & 31;
         fiber->warp = i >> 5;
-        fiber->index = {i % tq_block_size.x, i / tq_block_size.x % tq_block_size.y, i / (tq_block_size.x * tq_block_size.y)};
-        tq_prepare(fiber);
+        fiber->index = {i % shim_block_size.x, i / shim_block_size.x % shim_block_size.y, i / (shim_block_size.x * shim_block_size.y)};
+        shim_prepare(fiber);
     }
     for (;;) {
         bool progress = false;
-        for (unsigned warp = 0; warp * 32 < tq_threads; warp++) {
+        for (unsigned warp = 0; warp * 32 < shim_threads; warp++) {
             do {
-                for (unsigned i = warp * 32; i < std::min(tq_threads, warp * 32 + 32); i++)
-                    if (tq_fibers[i].state == TQ_READY) {
-                        tq_resume(&tq_fibers[i]);
+                for (unsigned i = warp * 32; i < std::min(shim_threads, warp * 32 + 32); i++)
+                    if (shim_fibers[i].state == SHIM_READY) {
+                        shim_resume(&shim_fibers[i]);
                         progress = true;
                     }
-            } while (tq_release_warp(warp));
+            } while (shim_release_warp(warp));
         }
-        if (tq_all_done_or(TQ_DONE)) return 0;
-        if (tq_all_done_or(TQ_AT_BLOCK)) {
-            for (unsigned i = 0; i < tq_threads; i++)
-                if (tq_fibers[i].state == TQ_AT_BLOCK) tq_fibers[i].state = TQ_READY;
+        if (shim_all_done_or(SHIM_DONE)) return 0;
+        if (shim_all_done_or(SHIM_AT_BLOCK)) {
+            for (unsigned i = 0; i < shim_threads; i++)
+                if (shim_fibers[i].state == SHIM_AT_BLOCK) shim_fibers[i].state = SHIM_READY;
         } else if (!progress) {
             return 1;
         }
@@ -437,26 +437,26 @@ static int tq_run_block() {
 }
 
 extern "C" int tq_launch(void (*thunk)(void**), const unsigned* grid, const unsigned* block, void** arguments, unsigned shared) {
-    tq_grid_size = {grid[0], grid[1], grid[2]};
-    tq_block_size = {block[0], block[1], block[2]};
-    tq_threads = block[0] * block[1] * block[2];
-    tq_body = thunk;
-    tq_arguments = arguments;
-    if (tq_threads == 0 || tq_threads > TQ_MOST_THREADS || shared > TQ_SHARED_BYTES) return 2;
-    for (unsigned i = 0; i < tq_threads; i++)
-        if (!tq_fibers[i].stack) {
-            void* stack = mmap(nullptr, TQ_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    shim_grid_size = {grid[0], grid[1], grid[2]};
+    shim_block_size = {block[0], block[1], block[2]};
+    shim_threads = block[0] * block[1] * block[2];
+    shim_body = thunk;
+    shim_arguments = arguments;
+    if (shim_threads == 0 || shim_threads > SHIM_MOST_THREADS || shared > SHIM_SHARED_BYTES) return 2;
+    for (unsigned i = 0; i < shim_threads; i++)
+        if (!shim_fibers[i].stack) {
+            void* stack = mmap(nullptr, SHIM_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             if (stack == MAP_FAILED) return 3;
-            tq_fibers[i].stack = (unsigned char*)stack;
+            shim_fibers[i].stack = (unsigned char*)stack;
         }
     for (unsigned z = 0; z < grid[2]; z++)
         for (unsigned y = 0; y < grid[1]; y++)
             for (unsigned x = 0; x < grid[0]; x++) {
-                tq_block_index = {x, y, z};
-                memset(tq_shared_bytes, 0xff, shared + TQ_GUARD);  // NaN: what is read before it is written shows
-                if (int failed = tq_run_block()) return failed;
-                for (unsigned i = shared; i < shared + TQ_GUARD; i++)
-                    if (tq_shared_bytes[i] != 0xff) return 4;
+                shim_block_index = {x, y, z};
+                memset(shim_shared_bytes, 0xff, shared + SHIM_GUARD);  // NaN: what is read before it is written shows
+                if (int failed = shim_run_block()) return failed;
+                for (unsigned i = shared; i < shared + SHIM_GUARD; i++)
+                    if (shim_shared_bytes[i] != 0xff) return 4;
             }
     return 0;
 }

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,22 @@ def build(module, folder):
         if done.returncode:
             raise AssertionError(f"{module}.cu does not compile for the CPU:\n{done.stderr}")
         made.replace(library)
+    return library
+
+
+@cache
+def _result(module, folder):
+    try:
+        return build(module, folder), None
+    except AssertionError as error:
+        return None, error
+
+
+def _library(module, folder):
+    """As `build`, at most once in a process: what does not compile fails at once the next time."""
+    library, error = _result(module, folder)
+    if error is not None:
+        raise error
     return library
 
 
@@ -87,7 +104,7 @@ class ShimDevice:
         """As device.Device."""
         if name not in self._modules:
             Path(self._folder).mkdir(parents=True, exist_ok=True)
-            self._modules[name] = ShimModule(build(name, self._folder), sources.kernels(name))
+            self._modules[name] = ShimModule(_library(name, self._folder), sources.kernels(name))
         return self._modules[name]
 
     def asarray(self, host):

@@ -4,7 +4,7 @@
 
 // z = sqrt(dim) P x, or with `inverse` P^T x / sqrt(dim): (rows, dim) float32. One row a block at a time. The row lies
 // in dynamic shared memory, or in `scratch` (blocks, 1 or 2, tq_row_floats) if that is given.
-extern "C" __global__ void __launch_bounds__(256) tq_rotate(
+extern "C" __global__ void __launch_bounds__(256, 3) tq_rotate(
     const float* in, float* out, i64 rows, const u32* signs, const i32* permutations, int dim, int rounds, int order,
     float factor, int inverse, float* scratch) {
     TQ_DYNAMIC_SHARED(shared);

@@ -86,25 +86,26 @@ TQ_DEVICE void tq_order12(float* x, int part) {
     }
 }
 
-// Whether the order-20 matrix of the format has -1 in (row, column).
-TQ_DEVICE constexpr bool tq_paley_negative(int row, int column) {
-    return row != 0 && row != column && (column == 0 || !(0x30AF2 >> ((column - row + 19) % 19) & 1));
-}
-
+// The order-20 matrix of the format over 20 parts of x. Row by row, with the signs of a row in bits: unrolled, it would
+// cost every kernel that rotates a hundred registers.
 template <bool INVERSE>
 TQ_DEVICE void tq_order20(float* x, int part) {
+    // bit k of BAND: -1 stands k places (modulo 19) right of the diagonal; squares modulo 19 for the transpose, since
+    // the negative of a square is none, else the numbers that are none
+    constexpr u32 BAND = INVERSE ? 0x30AF2 : 0x4F50C;
     for (int i = threadIdx.x; i < part; i += blockDim.x) {
         float v[20];
 #pragma unroll
         for (int g = 0; g < 20; g++) v[g] = x[tq_at(g * part + i)];
-#pragma unroll
+#pragma unroll 1
         for (int row = 0; row < 20; row++) {
-            float total = 0;
+            // bit g % 19: the sign of column g > 0
+            const int turn = row % 19;
+            u32 negative = (BAND << turn | BAND >> (19 - turn)) & 0x7ffff;
+            if (row == 0) negative = INVERSE ? 0x7ffff : 0;
+            float total = tq_flip(v[0], INVERSE ? 0 : row != 0);
 #pragma unroll
-            for (int g = 0; g < 20; g++) {
-                const float term = tq_flip(v[g], INVERSE ? tq_paley_negative(g, row) : tq_paley_negative(row, g));
-                total = g == 0 ? term : total + term;
-            }
+            for (int g = 1; g < 20; g++) total = total + tq_flip(v[g], negative >> g % 19 & 1);
             x[tq_at(row * part + i)] = total;
         }
     }
@@ -192,5 +193,5 @@ TQ_DEVICE float* tq_inverse(const TqRotation& r, float* x, float* spare) {
     return x;
 }
 
-// Floats that one row takes in shared or scratch memory; ROW_FLOATS of layout.py.
-TQ_DEVICE int tq_row_floats(int dim) { return tq_at(dim - 1) + 1; }
+// Floats that one row takes in shared or scratch memory, even and room for (dim + 1) / 2 float64; row_floats of layout.py.
+TQ_DEVICE int tq_row_floats(int dim) { return (dim + ((dim - 1) >> 5) + 2) & ~1; }

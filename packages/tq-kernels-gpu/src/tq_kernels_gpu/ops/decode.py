@@ -1,0 +1,78 @@
+"""Decoding of packed rows that lie on a device."""
+
+import numpy as np
+
+from tq_core.errors import BackendUnavailable, ShapeMismatch
+from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
+from tq_kernels_gpu.codes import book_tables, scalar_plan
+from tq_kernels_gpu.device import Array, Device
+from tq_kernels_gpu.layout import dtype_number, row_launch
+from tq_kernels_gpu.ops.rotate import unrotate
+from tq_kernels_gpu.tables import RotationTables, rotation_tables
+
+OUTPUTS = ("float32", "float16", "uint16")
+SCALES = ("float32", "float16")
+
+
+def decode(device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array, out: Array = None) -> Array:
+    """Reconstructed rows, (rows, dim), in `out` or a new float32 array; hadamard to the bit as tq_core's `numpy`.
+
+    packed is (rows, plan.row_bytes) uint8, scales (rows,) float32 or float16, gammas None. `out` is (rows, dim)
+    C-contiguous float32, float16 or bfloat16 bits as uint16. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable
+    for plans that have no kernels. Codes are not checked: a word of a fractional width that no encoder writes decodes
+    to some centroid or to 0.
+    """
+    plan = scalar_plan(plan)
+    if plan.sketch is not None or gammas is not None:
+        raise BackendUnavailable("gpu", "there are no kernels for sketches", "backend='auto' has them")
+    return first_stage(device, plan, packed, scales, out)
+
+
+def first_stage(device: Device, plan: ScalarPlan, packed: Array, scales: Array, out: Array = None) -> Array:
+    """What the codes of rows decode to, without the sketch of a plan that has one; arrays and errors as `decode`."""
+    if scales.shape != (len(packed),):
+        raise ShapeMismatch(f"scales must be ({len(packed)},), one a packed row, got {scales.shape}")
+    tables = rotation_tables(device, plan.rotation)
+    if tables.matrix is None:
+        return _run(device, plan, packed, scales, tables, out)
+    rows = unrotate(device, plan.rotation, centroids(device, plan, packed)) * scales.astype(np.float32)[:, None]
+    if out is None:
+        return rows
+    if str(out.dtype) == "uint16":
+        raise BackendUnavailable("gpu", "dense rotations decode to float32 and float16 alone")
+    out[...] = rows.astype(out.dtype)
+    return out
+
+
+def centroids(device: Device, plan: ScalarPlan, packed: Array) -> Array:
+    """The first stage of packed rows as it is before it is rotated back and scaled, (rows, dim) float32."""
+    return _run(device, plan, packed, None, None, None)
+
+
+def _run(
+    device: Device, plan: ScalarPlan, packed: Array, scales: Array, tables: RotationTables | None, out: Array
+) -> Array:
+    xp, rows, dim = device.xp, len(packed), plan.dim
+    if packed.shape != (rows, plan.row_bytes):
+        raise ShapeMismatch(f"packed rows must be (rows, {plan.row_bytes}), got {packed.shape}")
+    dtype_number(packed, ("uint8",), "packed rows")
+    scale_dtype = np.int32(0) if scales is None else dtype_number(scales, SCALES, "scales")
+    if out is None:
+        out = xp.empty((rows, dim), np.float32)
+    elif out.shape != (rows, dim) or not out.flags.c_contiguous:
+        raise ShapeMismatch(f"out must be ({rows}, {dim}) and C-contiguous, got {out.shape}")
+    out_dtype = dtype_number(out, OUTPUTS, "out")
+    if not rows:
+        return out
+    launch = row_launch(device, rows, dim, buffers=1 if tables is None else tables.buffers)
+    unturned = (None, None, np.int32(dim), np.int32(0), np.int32(1), np.float32(1))
+    arguments = (
+        *(xp.ascontiguousarray(packed), np.int64(rows), np.int32(plan.row_bytes), np.int32(plan.stage_bytes)),
+        *(None if scales is None else xp.ascontiguousarray(scales), scale_dtype, out, out_dtype),
+        *book_tables(device, plan.codebook).for_decoding(),
+        *(unturned if tables is None else tables.arguments(inverse=True)),
+        launch.scratch,
+    )
+    device.module("decode").launch("tq_decode", launch.grid, launch.block, arguments, shared=launch.shared)
+    return out

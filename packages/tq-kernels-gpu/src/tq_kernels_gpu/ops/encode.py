@@ -1,0 +1,87 @@
+"""Encoding of rows that lie on a device."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tq_core.errors import BackendUnavailable, ShapeMismatch
+from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
+from tq_kernels_gpu.codes import book_tables, scalar_plan, search_arguments
+from tq_kernels_gpu.device import Argument, Array, Device
+from tq_kernels_gpu.layout import dtype_number, row_launch
+from tq_kernels_gpu.ops.rotate import rotate
+from tq_kernels_gpu.tables import rotation_tables
+
+INPUTS = ("float32", "float16", "uint16", "float64")
+
+
+class Stage(NamedTuple):
+    """The first stage of encoded rows; what belongs to a sketch is None for a plan without one."""
+
+    packed: Array  # (rows, plan.row_bytes) uint8; what lies behind plan.stage_bytes is not written yet
+    scales: Array  # (rows,) float32
+    gammas: Array  # (rows,) float32
+    residuals: Array  # (rows, dim) int32, rotated, in units of 1 / 4096
+
+
+def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
+    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) float32, and None; to the bit as tq_core's `numpy`.
+
+    x is (rows, dim) float16, float32, float64 or the bits of bfloat16 as uint16. Raises ShapeMismatch and InvalidDtype
+    for other arrays, BackendUnavailable for plans that have no kernels. Rows are not checked: a scale that float32
+    cannot hold comes out infinite or NaN.
+    """
+    plan = scalar_plan(plan)
+    if plan.sketch is not None:
+        raise BackendUnavailable("gpu", "there are no kernels for sketches", "backend='auto' has them")
+    stage = first_stage(device, plan, x)
+    return stage.packed, stage.scales, None
+
+
+def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:
+    """Codes and scales of rows, and what the sketch of a plan that has one is made of; input and errors as `encode`."""
+    if x.ndim != 2 or x.shape[1] != plan.dim:
+        raise ShapeMismatch(f"rows to encode must be (rows, {plan.dim}), got {x.shape}")
+    dtype = dtype_number(x, INPUTS, "rows to encode")
+    xp, rows = device.xp, len(x)
+    x = xp.ascontiguousarray(x)
+    sketched = plan.sketch is not None
+    stage = Stage(
+        packed=xp.empty((rows, plan.row_bytes), np.uint8),
+        scales=xp.empty(rows, np.float32),
+        gammas=xp.empty(rows, np.float32) if sketched else None,
+        residuals=xp.empty((rows, plan.dim), np.int32) if sketched else None,
+    )
+    if not rows:
+        return stage
+    tables = rotation_tables(device, plan.rotation)
+    norms = None
+    if tables.matrix is not None:
+        units, norms = normalize(device, x, strict=plan.strict)
+        x, dtype = rotate(device, plan.rotation, units), np.int32(0)
+    launch = row_launch(device, rows, plan.dim, buffers=tables.buffers)
+    arguments: tuple[Argument, ...] = (
+        *(x, dtype, np.int64(rows), norms, np.int32(plan.strict)),
+        *(stage.packed, np.int32(plan.row_bytes), np.int32(plan.stage_bytes)),
+        *(stage.scales, stage.residuals, stage.gammas),
+        *book_tables(device, plan.codebook).for_encoding(),
+        *search_arguments(device, plan),
+        *tables.arguments(inverse=False),
+        launch.scratch,
+    )
+    device.module("encode").launch("tq_encode", launch.grid, launch.block, arguments, shared=launch.shared)
+    return stage
+
+
+def normalize(device: Device, x: Array, *, strict: bool = False) -> tuple[Array, Array]:
+    """Unit rows (rows, dim) float32 and norms (rows,) float64; with `strict` rows as they are and norms of 1."""
+    rows, dim = x.shape
+    dtype = dtype_number(x, INPUTS, "rows to normalize")
+    units, norms = device.xp.empty((rows, dim), np.float32), device.xp.empty(rows, np.float64)
+    if rows:
+        launch = row_launch(device, rows, dim)
+        x = device.xp.ascontiguousarray(x)
+        arguments = (x, dtype, np.int64(rows), np.int32(dim), np.int32(strict), units, norms, launch.scratch)
+        device.module("encode").launch("tq_normalize", launch.grid, launch.block, arguments, shared=launch.shared)
+    return units, norms
