@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.codecs import Fused, FusedAttention, fused_attention
+from tq_cache.place import contiguous
 from tq_cache.side import Side
+from tq_core.device import Device
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -83,7 +85,7 @@ def attend(
     fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here, and `fresh` ones last.
     """
     lanes, heads, count, _ = queries.shape
-    out = np.empty((lanes, heads, count, values.dim), np.float32)
+    out: F32 = keys.place.xp.empty((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys, values, heads, count, workspace_bytes)
     can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
     fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
@@ -96,16 +98,17 @@ def attend(
         if found is not None and only_codes:
             np.divide(found.values, np.where(found.sums > 0, found.sums, 1)[..., None], out=out[:, :, part])
             continue
-        state = _nothing(asked, values.dim) if found is None else _state(found, keys, asked)
+        state = _nothing(asked, values) if found is None else _state(found, keys, asked)
         for low, high in _spans(keys, asked.view, tile, codes=fused is None):
             for lane in range(lanes):
-                _add_tile(_held_tile(keys, values, lane, low, high), lane, low, high, asked, state)
+                _add_tile(_held_tile(keys, values, lane, low, high), lane, low, high, asked, state, keys.place)
         if fresh is not None:
             held, count_fresh = len(keys), fresh.keys.shape[1]
             for low in range(0, count_fresh, tile):
                 high = min(low + tile, count_fresh)
                 for lane in range(lanes):
-                    _add_tile(_fresh_tile(fresh, lane, low, high), lane, held + low, held + high, asked, state)
+                    tokens = _fresh_tile(fresh, lane, low, high)
+                    _add_tile(tokens, lane, held + low, held + high, asked, state, keys.place)
         out[:, :, part] = state.finished()
     return out
 
@@ -115,9 +118,9 @@ def _is_shared(mask: NDArray[np.bool_] | None) -> bool:
     return mask is None or mask.shape[:2] == (1, 1)
 
 
-def _nothing(asked: Question, value_dim: int) -> State:
-    shape = asked.queries.shape[:3]
-    return State(np.full(shape, -np.inf, np.float32), np.zeros(shape), np.zeros((*shape, value_dim)))
+def _nothing(asked: Question, values: Side) -> State:
+    shape, xp = asked.queries.shape[:3], values.place.xp
+    return State(xp.full(shape, -np.inf, np.float32), xp.zeros(shape), xp.zeros((*shape, values.dim)))
 
 
 def _state(found: Fused, keys: Side, asked: Question) -> State:
@@ -136,7 +139,7 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
     limits -= first  # they may lie beyond the packed tokens
     mask = asked.view.mask
     if mask is not None:
-        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
+        mask = contiguous(np.broadcast_to(mask[0, 0], (len(limits), mask.shape[3]))[:, first:last])
     packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
     return fused.attend(
         packed[0],
@@ -146,7 +149,7 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
         asked.queries,
         scale=asked.scale,
         softcap=asked.softcap,
-        limits=limits,
+        limits=keys.place.asarray(limits),
         mask=mask,
     )
 
@@ -176,21 +179,21 @@ def _held_tile(keys: Side, values: Side, lane: int, low: int, high: int) -> Tile
 
 
 def _fresh_tile(fresh: Fresh, lane: int, low: int, high: int) -> Tile:
-    keys, values = (np.asarray(side[lane, low:high], np.float32) for side in fresh)
+    keys, values = (side[lane, low:high].astype(np.float32, copy=False) for side in fresh)
     return Tile(lambda queries: queries @ keys.T, lambda weights: weights @ values)
 
 
-def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state: State) -> None:
+def _add_tile(tile: Tile, lane: int, low: int, high: int, asked: Question, state: State, place: Device) -> None:
     """Bring tokens low..high-1 of one lane into the state."""
     heads, count, dim = asked.queries.shape[1:]
-    queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
+    queries = contiguous(asked.queries[lane].reshape(heads * count, dim))
     logits = tile.scores(queries).reshape(heads, count, high - low)
     logits *= np.float32(asked.scale)
     if asked.softcap > 0:
         with np.errstate(over="ignore"):  # infinitely far beyond the cap is at the cap
             np.tanh(logits / np.float32(asked.softcap), out=logits)
         logits *= np.float32(asked.softcap)
-    _hide(logits, asked.view, lane, low, high)
+    _hide(logits, asked.view, lane, low, high, place)
     largest, total, summed = state.largest[lane], state.total[lane], state.summed[lane]
     peak = np.maximum(largest, logits.max(axis=2))
     anchor = np.where(np.isfinite(peak), peak, np.float32(0))
@@ -220,12 +223,13 @@ def _spans(side: Side, view: View, tile: int, *, codes: bool) -> list[tuple[int,
     return found
 
 
-def _hide(logits: F32, view: View, lane: int, low: int, high: int) -> None:
+def _hide(logits: F32, view: View, lane: int, low: int, high: int, place: Device) -> None:
     """Set the logits of tokens that a query may not see to -inf."""
     first, last, mask = view
     if first.max(initial=0) > low or last.min(initial=high) < high:
         positions = np.arange(low, high)
-        logits[:, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
+        hidden = (positions < first[:, None]) | (positions >= last[:, None])
+        np.copyto(logits, np.float32(-np.inf), where=place.asarray(hidden))
     if mask is not None:
         own = mask[lane if mask.shape[0] > 1 else 0][:, :, low:high]
-        logits[~np.broadcast_to(own, logits.shape)] = -np.inf
+        np.copyto(logits, np.float32(-np.inf), where=~own)

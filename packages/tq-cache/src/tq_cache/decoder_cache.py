@@ -1,5 +1,7 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -9,6 +11,7 @@ from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
 from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
+from tq_cache.place import HOST
 from tq_cache.policy import CachePolicy
 from tq_core import ShapeMismatch
 
@@ -17,6 +20,9 @@ F32 = NDArray[np.float32]
 
 class DecoderCache(BatchCache):
     """Keys and values of all layers, arrays (batch, kv_heads, tokens, head_dim), held as packed codes.
+
+    With `backend="gpu"` everything lies on the device: arrays that come (cupy, torch, DLPack) and go are the device's,
+    and WrongDevice refuses others; masks, positions and what is given may be of the host.
 
     Every row of the batch is a sequence of its own: rows are cropped, reordered, repeated, selected, merged and split
     without decoding anything, and may hold different numbers of tokens (`lengths`). `policy` is resolved against the
@@ -69,7 +75,8 @@ class DecoderCache(BatchCache):
         Errors as QuantizedKVCache.append; a failing call leaves the cache as it was.
         """
         layers = self._layers(layer_idx)
-        new_keys, new_values = checks.tokens(keys, values, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
+        new_keys, new_values = checks.tokens(keys, values, lead, dims, self._place)
         return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
 
     def update(
@@ -78,13 +85,14 @@ class DecoderCache(BatchCache):
         """Append, then return all keys and values of the layer as the codes decode to, in the dtype that came in.
 
         Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode. What
-        decodes to beyond float16, though what came in was within, is returned as float16's largest number.
+        decodes to beyond float16, though what came in was within, is returned as float16's largest number. On a device
+        bfloat16 comes back as float32.
         """
         self._uniform(layer_idx)
         self.append(key_states, value_states, layer_idx)
         found = []
         for given, held in ((key_states, self.keys(layer_idx)), (value_states, self.values(layer_idx))):
-            dtype = np.asarray(given).dtype.newbyteorder("=")
+            dtype = self._dtype_of(given)
             if dtype == np.float16:
                 largest = np.finfo(np.float16).max
                 np.clip(held, -largest, largest, out=held)
@@ -109,10 +117,10 @@ class DecoderCache(BatchCache):
 
         Rows that hold fewer tokens than the longest have -inf behind their last.
         """
-        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim, self._place)
         _, heads, count, dim = asked.shape
         layers = self._layers(layer_idx)
-        out = np.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
+        out: F32 = self._place.xp.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
         for row, layer in enumerate(layers):
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads * count, dim)
             out[row, ..., : len(layer)] = layer.scores(grouped).reshape(heads, count, len(layer))
@@ -137,10 +145,10 @@ class DecoderCache(BatchCache):
         Options as MultiHeadKVCache.attend, for each row by itself: with `causal` the queries are the last n tokens of
         their row. `mask` may have the batch before: (batch, query_heads, n, tokens), of the longest row.
         """
-        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim, self._place)
         _, heads, count, dim = asked.shape
         layers = self._layers(layer_idx)
-        behind = checks.fresh(fresh, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        behind = checks.fresh(fresh, (self.batch, self.kv_heads), (self.head_dim, self.value_dim), self._place)
         rows = (
             [None] * self.batch
             if behind is None
@@ -148,15 +156,17 @@ class DecoderCache(BatchCache):
         )
         new = 0 if behind is None else behind.keys.shape[1]
         most = max(map(len, layers)) + new
-        whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most))
-        out = np.empty((self.batch, heads, count, self.value_dim), np.float32)
+        whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most), self._place)
+        out: F32 = self._place.xp.empty((self.batch, heads, count, self.value_dim), np.float32)
         views = []
         for row, layer in enumerate(layers):
             own = None if whole is None else whole[row : row + 1, ..., : len(layer) + new]
-            lead = (1, self.kv_heads, heads)
-            views.append(
-                checks.view(count, len(layer) + new, causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
-            )
+            options: dict[str, Any] = {
+                "causal": causal,
+                "sliding_window": sliding_window,
+                "lead": (1, self.kv_heads, heads),
+            }
+            views.append(checks.view(count, len(layer) + new, mask=own, place=self._place, **options))
         for row, layer in enumerate(layers):
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
             found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes, accuracy, rows[row])
@@ -187,6 +197,13 @@ class DecoderCache(BatchCache):
                 f"rows hold {sorted(lengths)} tokens and do not fit one array; select([row]) one of them"
             )
         return lengths.pop()
+
+    def _dtype_of(self, given: Any) -> "np.dtype[Any]":
+        """The dtype of what came in; on a device, where bfloat16 is no dtype of arrays, float32 for that."""
+        if self._place is HOST:
+            return np.asarray(given).dtype.newbyteorder("=")
+        dtype: np.dtype[Any] = self._place.adopt(given, "the states").dtype
+        return dtype
 
     def _by_row(self, lanes: NDArray[np.floating]) -> NDArray[np.floating]:
         return lanes.reshape(self.batch, self.kv_heads, *lanes.shape[1:])

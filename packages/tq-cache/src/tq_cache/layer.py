@@ -56,7 +56,7 @@ class Layer:
         """(lanes, ...) from the (lanes of a group, ...) of each group."""
         if len(parts) == 1:
             return parts[0]
-        out = np.empty((self.lanes, *parts[0].shape[1:]), np.float32)
+        out: F32 = self.groups[0].keys.place.xp.empty((self.lanes, *parts[0].shape[1:]), np.float32)
         for group, part in zip(self.groups, parts, strict=True):
             out[group.heads] = part
         return out

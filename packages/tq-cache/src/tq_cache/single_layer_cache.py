@@ -1,5 +1,7 @@
 """What the caches of one head and of one layer do; they differ in the axes before the tokens alone."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,7 +33,7 @@ class SingleLayerCache(PackedCache):
         Tokens within the window stay exact and are quantized by the later call that moves them out of it. Raises
         ShapeMismatch, InvalidDtype, NotFinite or ScaleRange and then leaves the cache as it was, in every head.
         """
-        keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim))
+        keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim), self._place)
         return together.append([self._layer], [keys_in], [values_in])[0]
 
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
@@ -86,9 +88,10 @@ class SingleLayerCache(PackedCache):
         grouped, lead = self._grouped(queries)
         count = grouped.shape[2]
         shown = (1, self.kv_heads, lead[0] if lead else 1)
-        behind = checks.fresh(fresh, self._lead, (self.head_dim, self.value_dim))
+        behind = checks.fresh(fresh, self._lead, (self.head_dim, self.value_dim), self._place)
         held = len(self) + (0 if behind is None else behind.keys.shape[1])
-        seen = checks.view(count, held, causal=causal, sliding_window=sliding_window, mask=mask, lead=shown)
+        options: dict[str, Any] = {"causal": causal, "sliding_window": sliding_window, "mask": mask, "lead": shown}
+        seen = checks.view(count, held, place=self._place, **options)
         found = self._layer.attend(grouped, scale, softcap, seen, workspace_bytes, accuracy, behind)
         return found.reshape(*lead, count, self.value_dim)
 
@@ -102,7 +105,7 @@ class SingleLayerCache(PackedCache):
 
     def _grouped(self, queries: ArrayLike) -> tuple[F32, tuple[int, ...]]:
         """Queries as (kv_heads, heads a key/value head, n, head_dim), and the axes before n that they came with."""
-        asked = checks.queries(queries, (), len(self._lead) and self.kv_heads, self.head_dim)
+        asked = checks.queries(queries, (), len(self._lead) and self.kv_heads, self.head_dim, self._place)
         lead, count = asked.shape[:-2], asked.shape[-2]
         heads = lead[0] if lead else 1
         return asked.reshape(self.kv_heads, heads // self.kv_heads, count, self.head_dim), lead

@@ -80,7 +80,7 @@ def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
     first = sides[0]
     codes, window = first.borders()
     low, high = min(max(start, codes), window), max(min(stop, window), codes)
-    out = np.empty((len(sides), first.lanes, stop - start, first.dim), np.float32)
+    out: F32 = first.place.xp.empty((len(sides), first.lanes, stop - start, first.dim), np.float32)
     if low < high:
         decoded = _decode(sides, low - codes, high - codes)
         for row, side, rows in zip(out, sides, decoded, strict=True):
@@ -95,8 +95,8 @@ def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
 def _encode(sides: Sequence[Side], settled: Sequence[Floats]) -> list[Rows]:
     first = sides[0]
     counts = [tokens.shape[1] for tokens in settled]
-    dtype = np.result_type(*settled)  # wider is exact, and codes do not depend on it
-    flat = np.concatenate([np.ascontiguousarray(tokens, dtype).reshape(-1, first.dim) for tokens in settled])
+    dtype = np.result_type(*(tokens.dtype for tokens in settled))  # wider is exact, and codes do not depend on it
+    flat = np.concatenate([tokens.astype(dtype, copy=False).reshape(-1, first.dim) for tokens in settled])
     rows = first.codec.encode(flat)
     found: list[Rows] = []
     start = 0
