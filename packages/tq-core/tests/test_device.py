@@ -13,6 +13,7 @@ from tq_core import (
     InvalidSpec,
     NotFinite,
     NotUnitNorm,
+    OutOfDeviceMemory,
     PolarQuant,
     ScaleRange,
     ShapeMismatch,
@@ -25,8 +26,8 @@ from tq_core import (
     registry,
     testing,
 )
-from tq_core.device import is_on_device
-from tq_core.strict_device import HostGpu, StrictArray, installed
+from tq_core.device import is_on_device, typed_memory
+from tq_core.strict_device import HostGpu, StrictArray, full_after, installed
 
 
 def samples(dim, seed=0):
@@ -241,6 +242,33 @@ def test_strides_are_taken_as_they_come(gpu):
     codec = VectorCodec(TurboQuantMSE(32, 4))
     x = samples(128)
     assert codec.encode(gpu.device.asarray(x)[::2, 32:64]).to_host() == codec.encode(x[::2, 32:64])
+
+
+def test_what_array_modules_raise_becomes_a_typed_error():
+    full = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+
+    def raising(error):
+        @typed_memory
+        def allocate():
+            raise error
+
+        return allocate
+
+    with pytest.raises(OutOfDeviceMemory, match="the device is full: 5 bytes; give back") as caught:
+        raising(full("5 bytes"))()
+    assert isinstance(caught.value.__cause__, full)
+    with pytest.raises(MemoryError) as host:
+        raising(MemoryError("of the host"))()
+    assert not isinstance(host.value, OutOfDeviceMemory)
+    with pytest.raises(OutOfDeviceMemory, match=r"^already$"):
+        raising(OutOfDeviceMemory("already"))()
+
+
+def test_a_full_device_is_a_typed_error(gpu):
+    codec, x = VectorCodec(TurboQuantMSE(64, 4)), gpu.device.asarray(samples(64))
+    with full_after(2), pytest.raises(OutOfDeviceMemory, match="the device is full"):
+        codec.encode(x)
+    assert len(codec.encode(x)) == 17
 
 
 def test_the_strict_device_is_strict(gpu):

@@ -14,6 +14,7 @@ from tq_cache.layer import Layer
 from tq_cache.place import HOST
 from tq_cache.policy import CachePolicy
 from tq_core import ShapeMismatch
+from tq_core.device import typed_memory
 
 F32 = NDArray[np.float32]
 
@@ -69,16 +70,18 @@ class DecoderCache(BatchCache):
         """Tokens held by the longest row in that layer."""
         return max(map(len, self._layers(layer_idx)))
 
+    @typed_memory
     def append(self, keys: ArrayLike, values: ArrayLike, layer_idx: int) -> list[range]:
         """Add (batch, kv_heads, n, head_dim) keys and values to one layer; returns the positions each row quantized.
 
-        Errors as QuantizedKVCache.append; a failing call leaves the cache as it was.
+        Errors as QuantizedKVCache.append; OutOfDeviceMemory of a full device. A failing call changes nothing.
         """
         layers = self._layers(layer_idx)
         lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
         new_keys, new_values = checks.tokens(keys, values, lead, dims, self._place)
         return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
 
+    @typed_memory
     def update(
         self, key_states: ArrayLike, value_states: ArrayLike, layer_idx: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -86,7 +89,7 @@ class DecoderCache(BatchCache):
 
         Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode. What
         decodes to beyond float16, though what came in was within, is returned as float16's largest number. On a device
-        bfloat16 comes back as float32.
+        bfloat16 comes back as float32, and what was appended stays where there is no room to decode.
         """
         self._uniform(layer_idx)
         self.append(key_states, value_states, layer_idx)
@@ -99,6 +102,7 @@ class DecoderCache(BatchCache):
             found.append(held.astype(dtype, copy=False))
         return found[0], found[1]
 
+    @typed_memory
     def keys(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (batch, kv_heads, tokens, head_dim) float32.
 
@@ -107,11 +111,13 @@ class DecoderCache(BatchCache):
         length = self._uniform(layer_idx)
         return together.keys(self._layers(layer_idx), *checks.span(start, stop, length))
 
+    @typed_memory
     def values(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (batch, kv_heads, tokens, value_dim) float32."""
         length = self._uniform(layer_idx)
         return together.values(self._layers(layer_idx), *checks.span(start, stop, length))
 
+    @typed_memory
     def scores(self, queries: ArrayLike, layer_idx: int) -> F32:
         """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens).
 
@@ -126,6 +132,7 @@ class DecoderCache(BatchCache):
             out[row, ..., : len(layer)] = layer.scores(grouped).reshape(heads, count, len(layer))
         return out
 
+    @typed_memory
     def attend(
         self,
         queries: ArrayLike,

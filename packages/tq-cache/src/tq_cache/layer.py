@@ -110,8 +110,10 @@ class Layer:
             )
         dropped = len(self) - len(positions)
         self.open()
-        for side in self.sides():
+        taken = self.fork()  # memory may run out on the way
+        for side in taken.sides():
             side.take(positions[parts == 0], positions[parts == 1] - first, positions[parts == 2] - second)
+        self.groups = taken.groups
         self.evicted += dropped  # positions go on counting: what comes next is no sink because others left
 
     def fork(self) -> "Layer":

@@ -15,6 +15,7 @@ from tq_cache.plan import Given, Planner
 from tq_cache.policy import CachePolicy
 from tq_cache.snapshot_facts import Shape, own_policy
 from tq_core.checks import seed_value
+from tq_core.device import typed_memory
 
 
 class PackedCache:
@@ -114,6 +115,7 @@ class PackedCache:
         return cls._of(found, backend, lazy)
 
     @classmethod
+    @typed_memory
     def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
         cache = found.built(lambda shape: cls._empty(shape, backend))
         found.fill(cache._rows, lazy=lazy)

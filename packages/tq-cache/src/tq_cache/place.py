@@ -4,18 +4,13 @@ What makes an array asks its place for one, `place.xp.empty(...)`; what takes ar
 follow them: arrays of devices answer these themselves.
 """
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import OutOfDeviceMemory, TurboQuantError, registry
+from tq_core import registry
 from tq_core.device import Device, is_on_device
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Host:
@@ -62,18 +57,3 @@ def largest(array: Any) -> float:
 def contiguous(array: Any) -> Any:
     """The array, or a C-contiguous copy of it."""
     return array if array.flags.c_contiguous else array.copy()
-
-
-def typed_memory(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, with OutOfDeviceMemory in place of what an array module raises when a device is full."""
-
-    @wraps(function)
-    def call(*args: P.args, **options: P.kwargs) -> T:
-        try:
-            return function(*args, **options)
-        except MemoryError as error:
-            if isinstance(error, TurboQuantError) or type(error).__module__.partition(".")[0] in ("builtins", "numpy"):
-                raise
-            raise OutOfDeviceMemory(f"the device is full, and nothing was changed: {error}") from error
-
-    return call

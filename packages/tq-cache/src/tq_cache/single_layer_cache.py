@@ -9,6 +9,7 @@ from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.layer import Layer
 from tq_cache.packed_cache import PackedCache
+from tq_core.device import typed_memory
 
 F32 = NDArray[np.float32]
 
@@ -27,6 +28,7 @@ class SingleLayerCache(PackedCache):
     def __len__(self) -> int:
         return len(self._layer)
 
+    @typed_memory
     def append(self, keys: ArrayLike, values: ArrayLike) -> range:
         """Add keys (..., n, head_dim) and values (..., n, value_dim), float16/32/64; returns the positions quantized.
 
@@ -36,18 +38,21 @@ class SingleLayerCache(PackedCache):
         keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim), self._place)
         return together.append([self._layer], [keys_in], [values_in])[0]
 
+    @typed_memory
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (..., tokens, head_dim) float32; exact ones as given."""
         low, high = checks.span(start, stop, len(self))
         found = self._layer.joined([group.keys.tokens(low, high) for group in self._layer.groups])
         return found.reshape(*self._lead, *found.shape[1:])
 
+    @typed_memory
     def values(self, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (..., tokens, value_dim) float32."""
         low, high = checks.span(start, stop, len(self))
         found = self._layer.joined([group.values.tokens(low, high) for group in self._layer.groups])
         return found.reshape(*self._lead, *found.shape[1:])
 
+    @typed_memory
     def scores(self, queries: ArrayLike) -> F32:
         """Inner products of queries with all keys of their head, (..., n, tokens) float32, from packed codes.
 
@@ -58,6 +63,7 @@ class SingleLayerCache(PackedCache):
         asked = grouped.reshape(self.kv_heads, heads * count, self.head_dim)
         return self._layer.scores(asked).reshape(*lead, count, len(self))
 
+    @typed_memory
     def attend(
         self,
         queries: ArrayLike,
@@ -99,6 +105,7 @@ class SingleLayerCache(PackedCache):
         """Keep the first `tokens` tokens (negative: drop that many of the last ones); fewer held: nothing changes."""
         self._layer.crop(checks.kept(tokens, len(self)))
 
+    @typed_memory
     def reorder(self, rows: ArrayLike) -> None:
         """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
         self._layer.take(checks.positions(rows, len(self), "rows"))

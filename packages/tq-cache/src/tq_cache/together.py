@@ -4,6 +4,7 @@ A call costs some hundred microseconds of numpy whatever it holds, and a batch h
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,9 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         side.commit(ready)
     quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
     for layer in learning:
-        if layer.is_ready:  # nothing waits any more
-            layer.trim()
+        if layer.is_ready:  # nothing waits any more; room that memory is too full to give back is kept
+            with suppress(MemoryError):
+                layer.trim()
     return quantized
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_core import checks, registry
 from tq_core.codes import Codes, Encoded
-from tq_core.device import Device, require_together
+from tq_core.device import Device, require_together, typed_memory
 from tq_core.errors import InvalidSpec, ScaleRange, ShapeMismatch, SpecMismatch
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import scale_candidates
@@ -97,6 +97,7 @@ class VectorCodec:
         """Bytes of `tables`."""
         return self.quantizer.state_nbytes
 
+    @typed_memory
     def encode(self, x: ArrayLike) -> Encoded:
         """Codes of x, (dim,) or (rows, dim) float16/32/64 of any strides; zero vectors and empty batches are legal.
 
@@ -115,6 +116,7 @@ class VectorCodec:
         arrays = {"packed": packed, **extra, "scales": self._stored(scales, rows, "scale")}
         return Encoded._trusted(self._spec, arrays, single)
 
+    @typed_memory
     def decode(self, encoded: Encoded) -> F32:
         """Reconstruction, float32, (rows, dim), or (dim,) when a single vector was encoded."""
         self._require_own(encoded)
@@ -129,6 +131,7 @@ class VectorCodec:
             rows = self._door(packed, "rows")[0].decode(self.plan, packed, scales, gammas)
         return rows[0] if encoded.single else rows
 
+    @typed_memory
     def scores(self, encoded: Encoded, queries: ArrayLike, *, accuracy: str = "exact") -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes; norms included.
 
@@ -153,6 +156,7 @@ class VectorCodec:
         found: F32 = operations.scores(self.plan, packed, scales, gammas, asked, accuracy=accuracy)
         return found
 
+    @typed_memory
     def combine(self, encoded: Encoded, weights: ArrayLike) -> F32:
         """Weighted sums of the decoded rows, (sums, dim) float32: what attention does with values.
 
@@ -172,6 +176,7 @@ class VectorCodec:
         sums: F32 = operations.combine(self.plan, packed, scales, gammas, asked)
         return sums
 
+    @typed_memory
     def search(
         self, encoded: Encoded, queries: ArrayLike, k: int, mask: ArrayLike | None = None, *, accuracy: str = "auto"
     ) -> tuple[F32, NDArray[np.int64]]:

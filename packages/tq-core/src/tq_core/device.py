@@ -3,14 +3,19 @@
 Nothing is imported that could make such an array: what a backend says of its device is all that is known here.
 """
 
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import WrongDevice
+from tq_core.errors import OutOfDeviceMemory, TurboQuantError, WrongDevice
 
 Array = Any  # of the array module of its device
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HOST_MEMORY: Final = (1, 3)  # kDLCPU, kDLCUDAHost (pinned) of dlpack.h: what numpy can read
 
@@ -56,3 +61,20 @@ def require_together(**arrays: object) -> None:
     if len(set(lie.values())) > 1:
         where = ", ".join(f"{name} on {'a device' if on_device else 'the host'}" for name, on_device in lie.items())
         raise WrongDevice(f"arrays lie apart: {where}; move one of them, Encoded by to_host() or to_device()")
+
+
+def typed_memory(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, with OutOfDeviceMemory in place of what an array module raises when its device is full."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        try:
+            return function(*args, **options)
+        except MemoryError as error:
+            if isinstance(error, TurboQuantError) or type(error).__module__.partition(".")[0] in ("builtins", "numpy"):
+                raise
+            raise OutOfDeviceMemory(
+                f"the device is full: {error}; give back what is not needed, or hold less there"
+            ) from error
+
+    return call

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from tq_core import checks, registry
 from tq_core.codebook import codebook_of
 from tq_core.codes import Codes
-from tq_core.device import Device, require_together
+from tq_core.device import Device, require_together, typed_memory
 from tq_core.errors import InvalidSpec, SpecMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
@@ -77,6 +77,7 @@ class ScalarQuantizer:
         """Bytes of `tables`."""
         return sum(table.nbytes for table in self.tables)
 
+    @typed_memory
     def quantize(self, x: ArrayLike) -> Codes:
         """Codes of unit vectors x, (dim,) or (rows, dim) float16/32/64, any strides.
 
@@ -94,6 +95,7 @@ class ScalarQuantizer:
             arrays["gammas"] = gammas.astype(np.float16)
         return Codes._trusted(self._spec, arrays, single)
 
+    @typed_memory
     def dequantize(self, codes: Codes) -> F32:
         """Reconstruction, float32, (rows, dim) or (dim,) when a single vector was quantized."""
         self._require_own(codes)
@@ -102,6 +104,7 @@ class ScalarQuantizer:
         rows: F32 = operations.decode(self.plan, packed, _ones(len(codes), lies_on), _gammas(codes))
         return rows[0] if codes.single else rows
 
+    @typed_memory
     def scores(self, codes: Codes, queries: ArrayLike) -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes.
 

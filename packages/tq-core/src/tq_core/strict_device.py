@@ -123,9 +123,6 @@ class StrictArray(NDArrayOperatorsMixin):
 class StrictModule:
     """numpy's names as an array module of the device, and dtypes as they are."""
 
-    def __init__(self, device: "StrictDevice") -> None:
-        self._device = device
-
     def __getattr__(self, name: str) -> Any:
         found = getattr(np, name)
         if not callable(found) or isinstance(found, type):
@@ -136,34 +133,25 @@ class StrictModule:
         def call(*args: Any, **options: Any) -> Any:
             # only these take arrays of the host, which is how they come in
             take = _held if name in ("array", "asarray") else _own
-            made = found(*map(take, args), **{key: take(value) for key, value in options.items()})
-            self._device.count(made)
-            return _wrapped(made)
+            return _wrapped(found(*map(take, args), **{key: take(value) for key, value in options.items()}))
 
         return call
 
 
 class StrictDevice:
-    """Host memory as a device. `room`: bytes that one array may have, as if no more were left."""
+    """Host memory as a device."""
 
     label = "logic on CPU"
 
     def __init__(self) -> None:
-        self.xp: Any = StrictModule(self)
-        self.room = 1 << 40
+        self.xp: Any = StrictModule()
         self.downloads = 0  # calls of to_host, which code under test may be asked to do without
-
-    def count(self, made: object) -> None:
-        """OutOfDeviceMemory for an array larger than `room`."""
-        if isinstance(made, np.ndarray) and made.nbytes > self.room:
-            raise OutOfDeviceMemory(f"{made.nbytes} bytes asked for, {self.room} left")
 
     def asarray(self, host: NDArray[Any]) -> StrictArray:
         """As Device."""
         if not isinstance(host, np.ndarray):
             raise TypeError(f"asarray takes arrays of the host, got {type(host).__name__}")
-        self.count(host)
-        return StrictArray(np.array(host, order="C"))
+        return StrictArray(_allocated(np.array(host, order="C")))
 
     def to_host(self, array: StrictArray) -> NDArray[Any]:
         """As Device."""
@@ -235,11 +223,35 @@ def _resident(operation: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _Room:
+    """How many arrays may yet be made; None: any number."""
+
+    left: int | None = None
+
+
+@contextmanager
+def full_after(arrays: int) -> Iterator[None]:
+    """Within it, OutOfDeviceMemory where more than that many arrays are made on strict devices, views apart."""
+    _Room.left = arrays
+    try:
+        yield
+    finally:
+        _Room.left = None
+
+
+def _allocated(made: NDArray[Any]) -> NDArray[Any]:
+    if _Room.left is not None and made.ndim and made.base is None:
+        if not _Room.left:
+            raise OutOfDeviceMemory(f"{made.nbytes} bytes asked for, and the device is full")
+        _Room.left -= 1
+    return made
+
+
 def _wrapped(made: Any) -> Any:
     """Arrays and numpy's numbers as arrays of the device; all else as it is."""
     if isinstance(made, np.generic):
         made = np.array(made)
-    return StrictArray(made) if isinstance(made, np.ndarray) else made
+    return StrictArray(_allocated(made)) if isinstance(made, np.ndarray) else made
 
 
 def _held(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The device of cupy: kernels compiled by NVRTC for the processor at hand, and launched on the current stream."""
 
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import BackendUnavailable
+from tq_core.device import is_on_device
+from tq_core.errors import BackendUnavailable, InvalidDtype, WrongDevice
 from tq_kernels_gpu import sources
 from tq_kernels_gpu.device import Argument, Array, Size
 
@@ -83,10 +85,42 @@ class CupyDevice:
         """As device.Device."""
         return self.xp.asarray(np.ascontiguousarray(host))
 
+    def adopt(self, array: object, name: str) -> Array:
+        """As device.Device; streams are ordered by DLPack."""
+        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name)
+        if found.device.id != self.number:
+            raise WrongDevice(
+                f"{name} lies on GPU {found.device.id}, the kernels run on GPU {self.number}; move it there"
+            )
+        if found.data.ptr % found.dtype.itemsize:
+            raise InvalidDtype(f"{name} begins at an address that is no multiple of its {found.dtype.itemsize} bytes")
+        if found.dtype.name == "bfloat16":
+            return widened(found.view(np.uint16))
+        return found
+
+    def _imported(self, array: Any, name: str) -> Array:
+        """Another library's array as cupy's, upon the same memory."""
+        if not is_on_device(array):
+            raise WrongDevice(
+                f"{name} lies on the host and is computed with on a GPU; move it there, e.g. cupy.asarray"
+            )
+        try:
+            if str(getattr(array, "dtype", "")) == "torch.bfloat16":  # no dtype of cupy's before version 14
+                bits = self.xp.from_dlpack(array.view(sys.modules["torch"].int16))
+                return widened(bits.view(np.uint16))
+            return self.xp.from_dlpack(array) if hasattr(array, "__dlpack__") else self.xp.asarray(array)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidDtype(f"{name} cannot be read as an array of cupy: {error}") from error
+
     def to_host(self, array: Array) -> NDArray[Any]:
         """As device.Device; waits for the current stream."""
         result: NDArray[Any] = self.xp.asnumpy(array)
         return result
+
+
+def widened(bits: Array) -> Array:
+    """The float32 numbers of bfloat16 bits, uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _triple(size: Size) -> tuple[int, ...]:
