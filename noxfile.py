@@ -136,6 +136,15 @@ def hf(session: nox.Session, transformers: str) -> None:
     session.run("pytest", "-m", "hf", "packages/tq-cache/tests/hf", "packages/tq-trace/tests/hf", *session.posargs)
 
 
+@nox.session
+@nox.parametrize("cuda", ["cuda13", "cuda12"], ids=["13", "12"])
+def gpu(session: nox.Session, cuda: str) -> None:
+    """The kernels on the CUDA device of this machine: `nox -s gpu-13`; without one it fails instead of skipping."""
+    session.install("-e", "packages/tq-core", "-e", f"packages/tq-kernels-gpu[{cuda}]", "pytest", "hypothesis")
+    session.run("python", "-c", "import tq_kernels_gpu; print(tq_kernels_gpu.load().device.label)")
+    session.run("pytest", "-m", "gpu", "packages/tq-kernels-gpu", *session.posargs)
+
+
 EXPORTERS = {  # versions that worked together; the two sets cannot share an environment
     "optimum": ("with_optimum.py", ["transformers==4.57.6", "optimum==2.1.0", "optimum-onnx==0.1.0"]),
     "genai": ("with_genai.py", ["transformers==5.23.0", "onnxruntime-genai==0.18.0", "onnx-ir==1.1.0"]),

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,16 +55,24 @@ def compiler(compilers, tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What test_compiles found out about each kernel, as a table."""
-    reports = [report for group in terminalreporter.stats.values() for report in group if hasattr(report, "when")]
-    lines = sorted({value for report in reports for name, value in report.user_properties if name == "compiled"})
+    """By label: how many tests ran where, and what test_compiles found out about each kernel."""
+    calls = [r for group in terminalreporter.stats.values() for r in group if getattr(r, "when", None) == "call"]
+    found = [(name, value) for report in calls for name, value in report.user_properties]
+    labels = Counter(value for name, value in found if name == "label")
+    lines = sorted({value for name, value in found if name == "compiled"})
+    if labels or lines:
+        terminalreporter.section("kernels")
+    for label, count in sorted(labels.items()):
+        terminalreporter.write_line(f"{label}: {count} tests")
     if lines:
-        terminalreporter.section("kernels (label: compiles)")
-        for line in lines:
-            terminalreporter.write_line(line)
+        terminalreporter.write_line("compiles:")
+    for line in lines:
+        terminalreporter.write_line(f"  {line}")
 
 
 @pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device(request):
-    """Each device in turn."""
-    return request.getfixturevalue(request.param)
+def device(request, record_property):
+    """Each device in turn; its label goes into the report."""
+    found = request.getfixturevalue(request.param)
+    record_property("label", found.label)
+    return found

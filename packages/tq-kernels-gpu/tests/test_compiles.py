@@ -35,6 +35,8 @@ def test_cubin_without_spills_and_within_bounds(compilers, compiler, record_prop
 def test_ptx_for_the_oldest_processors(compiler, module):
     ptx = compiler.ptx(module, "compute_75").decode()
     assert ".target sm_75" in ptx
+    assert ".ftz" not in ptx  # small float32 numbers stay what they are
+    assert "fma.rn.f32" not in ptx or "fmaf" in sources.source(module)  # contracted only where it is written
     for kernel in sources.kernels(module):
         assert f".entry {kernel}(" in ptx
 

@@ -8,13 +8,14 @@ from tq_core.errors import InvalidDtype, ShapeMismatch
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.rotation import Rotation
 from tq_core.testing import DIMS, LARGE_DIMS, samples
+from tq_kernels_gpu import layout
 from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.ops.rotate import rotate, unrotate
 
 NUMPY = NumpyBackend()
 
 
-@pytest.mark.parametrize("dim", [*DIMS, *LARGE_DIMS, 320, 1000, 1024, 2048, 4096])
+@pytest.mark.parametrize("dim", [*DIMS, *LARGE_DIMS, 320, 384, 512, 640, 1000, 1024, 2048, 4096, 12288])
 def test_both_directions_are_numpys_to_the_bit(device, dim):
     rotation, x = Rotation(dim, "hadamard", 7), samples(dim)
     backend = GpuBackend(device)
@@ -28,6 +29,17 @@ def test_rows_beyond_shared_memory_go_through_global_memory(shim, dim):
     device, rotation, x = shim.ShimDevice(shared_limit=2048), Rotation(dim, "hadamard", 3), samples(dim)
     same_bits(rotate(device, rotation, x), NUMPY.rotate(rotation, x))
     same_bits(unrotate(device, rotation, x), NUMPY.unrotate(rotation, x))
+
+
+@pytest.mark.parametrize("dim", [64, 128, 256, 512])
+def test_registers_and_shared_memory_give_the_same(device, dim, monkeypatch):
+    rotation, x = Rotation(dim, "hadamard", 5), samples(dim)
+    in_registers = GpuBackend(device).rotate(rotation, x), GpuBackend(device).unrotate(rotation, x)
+    monkeypatch.setattr(layout, "WARP_DIMS", ())
+    monkeypatch.setattr(layout, "FEWEST_THREADS", 64)
+    in_shared_memory = GpuBackend(device).rotate(rotation, x), GpuBackend(device).unrotate(rotation, x)
+    same_bits(in_shared_memory[0], in_registers[0])
+    same_bits(in_shared_memory[1], in_registers[1])
 
 
 def test_a_dense_rotation_is_numpys_within_rounding(device):

@@ -79,6 +79,17 @@ def test_a_device_that_is_too_old_is_named(monkeypatch, fresh):
         tq_kernels_gpu.load()
 
 
+def test_a_cupy_without_its_compiler_says_what_to_install(monkeypatch, fresh):
+    def get_version():
+        raise RuntimeError("CuPy failed to load libnvrtc.so.12")
+
+    _fake_cupy(monkeypatch, lambda error: 0, {"major": 9, "minor": 0, "name": b"Some"})
+    sys.modules["cupy"].cuda.nvrtc = types.SimpleNamespace(getVersion=get_version)
+    with pytest.raises(BackendUnavailable, match="cupy finds no NVRTC: CuPy failed to load") as caught:
+        tq_kernels_gpu.load()
+    assert "pip install nvidia-cuda-nvrtc" in caught.value.hint
+
+
 def test_a_cupy_that_does_not_import_is_told_from_none(monkeypatch, fresh):
     class Finder:
         def find_spec(self, name, path=None, target=None):

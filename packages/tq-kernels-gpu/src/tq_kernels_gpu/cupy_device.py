@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from tq_core.device import is_on_device
 from tq_core.errors import BackendUnavailable, InvalidDtype, WrongDevice
-from tq_kernels_gpu import sources
+from tq_kernels_gpu.compiled import compiled
 from tq_kernels_gpu.device import Argument, Array, Size
 
 OLDEST: Final = 75  # sm_75: the oldest that both CUDA 12 and 13 compile for
@@ -19,10 +20,10 @@ _WITHOUT_ASKING: Final = 48 * 1024  # bytes of shared memory a kernel may have w
 
 
 class CupyModule:
-    """A cupy.RawModule and its functions; compiled code is kept by cupy on disk, by text, options and architecture."""
+    """A cupy.RawModule of a compiled file, and its functions."""
 
-    def __init__(self, cupy: Any, name: str, shared_limit: int) -> None:
-        self._raw = cupy.RawModule(code=sources.source(name), options=sources.OPTIONS)
+    def __init__(self, cupy: Any, path: Path, shared_limit: int) -> None:
+        self._raw = cupy.RawModule(path=str(path))
         self._functions: dict[str, Any] = {}
         self._shared_limit = shared_limit
 
@@ -34,7 +35,7 @@ class CupyModule:
             if self._shared_limit > _WITHOUT_ASKING:
                 function.max_dynamic_shared_size_bytes = self._shared_limit - function.shared_size_bytes
             self._functions[kernel] = function
-        given = tuple(_NULL if arg is None else arg for arg in args)
+        given = tuple(_NULL if argument is None else argument for argument in args)
         function(_triple(grid), _triple(block), given, shared_mem=shared)
 
 
@@ -49,6 +50,7 @@ class CupyDevice:
         self.label = f"ran on GPU ({self.name})"
         self.shared_limit = int(properties["sharedMemPerBlockOptin"])
         self.processors = int(properties["multiProcessorCount"])
+        self.capability = capability(properties)
         self._modules: dict[str, CupyModule] = {}
         self._lock = threading.Lock()
 
@@ -67,18 +69,23 @@ class CupyDevice:
             properties = cupy.cuda.runtime.getDeviceProperties(number)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendUnavailable("gpu", f"no CUDA device: {error}", "check the driver with nvidia-smi") from error
-        version = 10 * int(properties["major"]) + int(properties["minor"])
-        if version < OLDEST:
-            name = properties["name"].decode()
-            raise BackendUnavailable("gpu", f"{name} is sm_{version}, the kernels need sm_{OLDEST} or later")
+        if capability(properties) < OLDEST:
+            name, found = properties["name"].decode(), capability(properties)
+            raise BackendUnavailable("gpu", f"{name} is sm_{found}, the kernels need sm_{OLDEST} or later")
+        try:
+            cupy.cuda.nvrtc.getVersion()
+        except RuntimeError as error:
+            hint = "pip install nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
+            raise BackendUnavailable("gpu", f"cupy finds no NVRTC: {error}", hint) from error
         return cls(cupy, number)
 
     def module(self, name: str) -> CupyModule:
-        """As device.Device; compiled once for each device, then read from cupy's cache."""
+        """As device.Device; compiled at first use (tq_kernels_gpu.compiled), loaded once for this object."""
         with self._lock:
             found = self._modules.get(name)
             if found is None:
-                found = self._modules[name] = CupyModule(self.xp, name, self.shared_limit)
+                path = compiled(self.xp.cuda.nvrtc, name, self.capability)
+                found = self._modules[name] = CupyModule(self.xp, path, self.shared_limit)
             return found
 
     def asarray(self, host: NDArray[Any]) -> Array:
@@ -121,6 +128,11 @@ class CupyDevice:
 def widened(bits: Array) -> Array:
     """The float32 numbers of bfloat16 bits, uint16."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def capability(properties: Any) -> int:
+    """The compute capability as a number, 75 for 7.5."""
+    return 10 * int(properties["major"]) + int(properties["minor"])
 
 
 def _triple(size: Size) -> tuple[int, ...]:

@@ -9,8 +9,10 @@ from tq_kernels_gpu.device import Array, Device
 
 # numbers of dtypes in kernels/types.cuh (uint8 has none there: it is codes alone); bfloat16 travels as uint16
 DTYPES: Final = {"float32": 0, "float16": 1, "uint16": 2, "float64": 3, "uint8": 4}
+FEWEST_THREADS: Final = 32  # a warp
 MOST_THREADS: Final = 256  # __launch_bounds__ of the kernels that hold a row
-BLOCKS_A_PROCESSOR: Final = 16  # with fewer rows than that in flight, a processor waits for memory
+BLOCKS_A_PROCESSOR: Final = 32  # the most that a processor can hold
+WARP_DIMS: Final = (64, 128, 256, 512)  # rotated in the registers of one warp: kernels/warp_rotation.cuh
 SCRATCH_BLOCKS: Final = 64  # rows too long for shared memory are few: bounds what they take in global memory
 
 
@@ -24,13 +26,13 @@ class RowLaunch(NamedTuple):
 
 
 def row_floats(dim: int) -> int:
-    """Floats that a row takes in shared memory: tq_row_floats of kernels/rotation.cuh."""
+    """Floats that a row takes in shared memory: tq_row_floats of kernels/hadamard.cuh."""
     return (dim + (dim - 1 >> 5) + 2) & ~1
 
 
 def row_launch(device: Device, rows: int, dim: int, *, buffers: int = 1) -> RowLaunch:
     """The launch for `rows` rows of `dim` coordinates, `buffers` rows of floats for each block."""
-    block = min(MOST_THREADS, max(32, 1 << (-(-dim // 8) - 1).bit_length()))
+    block = 32 if dim in WARP_DIMS else min(MOST_THREADS, max(FEWEST_THREADS, 1 << (-(-dim // 8) - 1).bit_length()))
     size = 4 * buffers * row_floats(dim)
     if size <= device.shared_limit - 1024:  # less what kernels have in static shared memory
         return RowLaunch(max(1, min(rows, BLOCKS_A_PROCESSOR * device.processors)), block, size, None)

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU: one block after the other, each thread of a block a fiber. A fiber runs until it ends
 // or meets a barrier; shuffles and votes are an exchange array around a barrier of the warp. What it shows is the logic
-// of a kernel: indices, barriers, arithmetic. It shows neither races within a barrier's interval nor speed.
+// of a kernel: indices, barriers, arithmetic. A race shows only where running threads from the last to the first gives
+// another result; speed does not show at all.
 
 #pragma once
 #define TQ_SHIM 1
@@ -75,6 +76,7 @@ static int shim_votes[2][SHIM_MOST_THREADS];
 alignas(128) static unsigned char shim_shared_bytes[SHIM_SHARED_BYTES + SHIM_GUARD];
 static uint3 shim_block_index;
 static dim3 shim_block_size, shim_grid_size;
+static bool shim_reversed;  // threads run from the last to the first between barriers: shows what a barrier is missing for
 static void (*shim_body)(void**);
 static void** shim_arguments;
 
@@ -417,13 +419,17 @@ static int shim_run_block() {
     }
     for (;;) {
         bool progress = false;
-        for (unsigned warp = 0; warp * 32 < shim_threads; warp++) {
+        const unsigned warps = (shim_threads + 31) / 32;
+        for (unsigned at = 0; at < warps; at++) {
+            const unsigned warp = shim_reversed ? warps - 1 - at : at;
+            const unsigned count = std::min(32u, shim_threads - warp * 32);
             do {
-                for (unsigned i = warp * 32; i < std::min(shim_threads, warp * 32 + 32); i++)
-                    if (shim_fibers[i].state == SHIM_READY) {
-                        shim_resume(&shim_fibers[i]);
-                        progress = true;
-                    }
+                for (unsigned i = 0; i < count; i++) {
+                    shim_fiber* fiber = &shim_fibers[warp * 32 + (shim_reversed ? count - 1 - i : i)];
+                    if (fiber->state != SHIM_READY) continue;
+                    shim_resume(fiber);
+                    progress = true;
+                }
             } while (shim_release_warp(warp));
         }
         if (shim_all_done_or(SHIM_DONE)) return 0;
@@ -436,12 +442,14 @@ static int shim_run_block() {
     }
 }
 
-extern "C" int tq_launch(void (*thunk)(void**), const unsigned* grid, const unsigned* block, void** arguments, unsigned shared) {
+extern "C" int tq_launch(void (*thunk)(void**), const unsigned* grid, const unsigned* block, void** arguments, unsigned shared,
+                         int reversed) {
     shim_grid_size = {grid[0], grid[1], grid[2]};
     shim_block_size = {block[0], block[1], block[2]};
     shim_threads = block[0] * block[1] * block[2];
     shim_body = thunk;
     shim_arguments = arguments;
+    shim_reversed = reversed != 0;
     if (shim_threads == 0 || shim_threads > SHIM_MOST_THREADS || shared > SHIM_SHARED_BYTES) return 2;
     for (unsigned i = 0; i < shim_threads; i++)
         if (!shim_fibers[i].stack) {

@@ -68,7 +68,8 @@ class ShimModule:
 
     lock = threading.Lock()  # fibers and shared memory are static: one launch at a time
 
-    def __init__(self, library, names):
+    def __init__(self, library, names, *, backwards=False):
+        self._backwards = ctypes.c_int(backwards)
         self._library = ctypes.CDLL(str(library))
         self._sizes = {}
         for name in names:
@@ -84,18 +85,25 @@ class ShimModule:
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
         thunk = ctypes.cast(getattr(self._library, f"tq_thunk_{kernel}"), ctypes.c_void_p)
         with self.lock:
-            code = self._library.tq_launch(thunk, _three(grid), _three(block), pointers, ctypes.c_uint(shared))
+            code = self._library.tq_launch(
+                thunk, _three(grid), _three(block), pointers, ctypes.c_uint(shared), self._backwards
+            )
         assert code == 0, f"{kernel}: {FAILURES[code]}"
 
 
 class ShimDevice:
-    """Runs kernels on the CPU, slowly and one block at a time."""
+    """Runs kernels on the CPU, slowly and one block at a time.
+
+    `backwards`: threads run from the last to the first between barriers, so that results which depend on their order,
+    for want of a barrier, come out different.
+    """
 
     xp = np
     label = "logic on CPU"
     processors = 4  # few blocks, so that they take several rows each
 
-    def __init__(self, folder=None, shared_limit=99 * 1024):
+    def __init__(self, folder=None, shared_limit=99 * 1024, *, backwards=False):
+        self._backwards = backwards
         self.shared_limit = shared_limit
         self._folder = folder or Path(tempfile.gettempdir()) / f"tq-kernels-gpu-shim-{os.getuid()}"
         self._modules = {}
@@ -103,8 +111,11 @@ class ShimDevice:
     def module(self, name):
         """As device.Device."""
         if name not in self._modules:
-            Path(self._folder).mkdir(parents=True, exist_ok=True)
-            self._modules[name] = ShimModule(_library(name, self._folder), sources.kernels(name))
+            Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            assert Path(self._folder).stat().st_uid == os.getuid(), f"{self._folder} is another user's"
+            self._modules[name] = ShimModule(
+                _library(name, self._folder), sources.kernels(name), backwards=self._backwards
+            )
         return self._modules[name]
 
     def asarray(self, host):

@@ -1,0 +1,34 @@
+"""No result depends on the order in which threads run between barriers: the logic holds from the last to the first."""
+
+import pytest
+from gpu_plans import WIDTHS, same_bits, scalar_plan
+
+from tq_core.numpy_backend import NumpyBackend
+from tq_core.testing import samples
+from tq_kernels_gpu.backend import GpuBackend
+
+NUMPY = NumpyBackend()
+
+
+@pytest.fixture(scope="module")
+def backwards(shim):
+    """The backend of a device whose threads run from the last to the first."""
+    return GpuBackend(shim.ShimDevice(backwards=True))
+
+
+@pytest.mark.parametrize("dim", [7, 12, 20, 64, 100, 128, 256, 320, 768, 1000, 1024, 1536])
+def test_rotation(backwards, dim):
+    rotation, x = scalar_plan(dim, 1).rotation, samples(dim)
+    same_bits(backwards.rotate(rotation, x), NUMPY.rotate(rotation, x))
+    same_bits(backwards.unrotate(rotation, x), NUMPY.unrotate(rotation, x))
+
+
+@pytest.mark.parametrize("dim", [33, 128, 1000])
+def test_encode_and_decode(backwards, dim):
+    for bits in WIDTHS:
+        plan = scalar_plan(dim, bits, search=3)
+        packed, scales, _ = NUMPY.encode(plan, samples(dim))
+        got = backwards.encode(plan, samples(dim))
+        same_bits(got[0], packed)
+        same_bits(got[1], scales)
+        same_bits(backwards.decode(plan, packed, scales, None), NUMPY.decode(plan, packed, scales, None))
