@@ -94,27 +94,25 @@ class CupyDevice:
 
     def adopt(self, array: object, name: str) -> Array:
         """As device.Device; streams are ordered by DLPack."""
-        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name)
+        is_bfloat16 = str(getattr(array, "dtype", "")) in ("bfloat16", "torch.bfloat16")
+        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name, is_bfloat16)
         if found.device.id != self.number:
             raise WrongDevice(
                 f"{name} lies on GPU {found.device.id}, the kernels run on GPU {self.number}; move it there"
             )
         if found.data.ptr % found.dtype.itemsize:
             raise InvalidDtype(f"{name} begins at an address that is no multiple of its {found.dtype.itemsize} bytes")
-        if found.dtype.name == "bfloat16":
-            return widened(found.view(np.uint16))
-        return found
+        return widened(found.view(np.uint16)) if is_bfloat16 else found
 
-    def _imported(self, array: Any, name: str) -> Array:
-        """Another library's array as cupy's, upon the same memory."""
+    def _imported(self, array: Any, name: str, is_bfloat16: bool) -> Array:
+        """Another library's array as cupy's, upon the same memory; of torch's bfloat16 the bits."""
         if not is_on_device(array):
             raise WrongDevice(
                 f"{name} lies on the host and is computed with on a GPU; move it there, e.g. cupy.asarray"
             )
         try:
-            if str(getattr(array, "dtype", "")) == "torch.bfloat16":  # no dtype of cupy's before version 14
-                bits = self.xp.from_dlpack(array.view(sys.modules["torch"].int16))
-                return widened(bits.view(np.uint16))
+            if is_bfloat16 and "torch" in sys.modules:  # cupy reads no bfloat16 before version 14
+                array = array.view(sys.modules["torch"].int16)
             return self.xp.from_dlpack(array) if hasattr(array, "__dlpack__") else self.xp.asarray(array)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise InvalidDtype(f"{name} cannot be read as an array of cupy: {error}") from error
