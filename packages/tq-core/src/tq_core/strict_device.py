@@ -124,6 +124,8 @@ class StrictModule:
     """numpy's names as an array module of the device, and dtypes as they are."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "ndarray":
+            return StrictArray
         found = getattr(np, name)
         if not callable(found) or isinstance(found, type):
             return found
