@@ -10,6 +10,10 @@ from tq_kernels_gpu import sources
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 REGISTERS = 128  # two blocks of 256 threads a processor at the least
 SHARED = 16 * 1024  # static; dynamic shared memory is bounded where kernels are launched
+MORE_SHARED = {
+    "tq_products": 18 * 1024,  # a tile of 64 rows and one of 64 queries, 32 coordinates deep
+    "tq_sketch": 25 * 1024,  # 64 residuals of 64 bits and 64 rows of the matrix, as deep
+}
 MORE_REGISTERS = {}  # kernel -> its own bound, with the reason beside it
 
 
@@ -28,7 +32,7 @@ def test_cubin_without_spills_and_within_bounds(compilers, compiler, record_prop
     for usage in found:
         assert usage.spills == 0, usage
         assert usage.registers <= MORE_REGISTERS.get(usage.kernel, REGISTERS), usage
-        assert usage.shared <= SHARED, usage
+        assert usage.shared <= MORE_SHARED.get(usage.kernel, SHARED), usage
 
 
 @pytest.mark.parametrize("module", sources.modules())

@@ -75,11 +75,9 @@ def test_a_dense_rotation_decodes_within_rounding(device):
 
 def test_the_first_stage_of_a_sketched_plan(device):
     plain, sketched = scalar_plan(100, 3), scalar_plan(100, 3, sketch=Sketch(100, 100, "gaussian", 5))
-    packed, scales, gammas = NUMPY.encode(sketched, samples(100))
+    packed, scales, _ = NUMPY.encode(sketched, samples(100))
     expected = NUMPY.decode(plain, np.ascontiguousarray(packed[:, : plain.row_bytes]), scales, None)
     same_bits(device.to_host(first_stage(device, sketched, device.asarray(packed), device.asarray(scales))), expected)
-    with pytest.raises(BackendUnavailable, match="no kernels for sketches"):
-        GpuBackend(device).decode(sketched, packed, scales, gammas)
 
 
 def test_codes_that_no_encoder_writes_stay_inside_the_tables(device):

@@ -1,5 +1,7 @@
 """Decoding of packed rows that lie on a device."""
 
+import math
+
 import numpy as np
 
 from tq_core.errors import BackendUnavailable, ShapeMismatch
@@ -9,24 +11,27 @@ from tq_kernels_gpu.codes import book_tables, scalar_plan
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.layout import dtype_number, row_launch
 from tq_kernels_gpu.ops.rotate import unrotate
+from tq_kernels_gpu.ops.sketch import signs, unproject
 from tq_kernels_gpu.tables import RotationTables, rotation_tables
 
 OUTPUTS = ("float32", "float16", "uint16")
+DELIVERED = ("float32", "float16")  # what array modules can round to
 SCALES = ("float32", "float16")
 
 
 def decode(device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array, out: Array = None) -> Array:
     """Reconstructed rows, (rows, dim), in `out` or a new float32 array; hadamard to the bit as tq_core's `numpy`.
 
-    packed is (rows, plan.row_bytes) uint8, scales (rows,) float32 or float16, gammas None. `out` is (rows, dim)
+    packed is (rows, plan.row_bytes) uint8, scales (rows,) float32 or float16, gammas as scales with a sketch (within
+    rounding of `numpy` then, in float32 and float16 alone), else None. `out` is (rows, dim)
     C-contiguous float32, float16 or bfloat16 bits as uint16. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable
     for plans that have no kernels. Codes are not checked: a word of a fractional width that no encoder writes decodes
     to some centroid or to 0.
     """
     plan = scalar_plan(plan)
-    if plan.sketch is not None or gammas is not None:
-        raise BackendUnavailable("gpu", "there are no kernels for sketches", "backend='auto' has them")
-    return first_stage(device, plan, packed, scales, out)
+    if plan.sketch is None or gammas is None:
+        return first_stage(device, plan, packed, scales, out)
+    return decode_sketched(device, plan, packed, scales, gammas, out)
 
 
 def first_stage(device: Device, plan: ScalarPlan, packed: Array, scales: Array, out: Array = None) -> Array:
@@ -37,10 +42,38 @@ def first_stage(device: Device, plan: ScalarPlan, packed: Array, scales: Array, 
     if tables.matrix is None:
         return _run(device, plan, packed, scales, tables, out)
     rows = unrotate(device, plan.rotation, centroids(device, plan, packed)) * scales.astype(np.float32)[:, None]
+    return _delivered(rows, out)
+
+
+def decode_sketched(
+    device: Device, plan: ScalarPlan, packed: Array, scales: Array, gammas: Array, out: Array = None
+) -> Array:
+    """What codes and sketch of rows decode to together; arrays and errors as `decode`."""
+    xp, sketch, rows = device.xp, plan.sketch, len(packed)
+    assert sketch is not None  # its callers know
+    for factors, what in ((scales, "scales"), (gammas, "gammas")):
+        if factors.shape != (rows,):
+            raise ShapeMismatch(f"{what} must be ({rows},), one a packed row, got {factors.shape}")
+        dtype_number(factors, SCALES, what)
+    stage = centroids(device, plan, packed)
+    scales, weights = scales.astype(np.float32), gammas.astype(np.float32) * np.float32(math.sqrt(plan.dim))
+    # powers of two are exact, and keep the unnormalised stages of huge rows within float32
+    exponents = xp.frexp(xp.maximum(scales, weights))[1][:, None]
+    stage *= xp.ldexp(scales[:, None], -exponents)
+    residuals = unproject(device, sketch, signs(device, sketch, packed, plan.stage_bytes))
+    stage += xp.ldexp(weights[:, None], -exponents) * residuals
+    return _delivered(xp.ldexp(unrotate(device, plan.rotation, stage), exponents), out)
+
+
+def _delivered(rows: Array, out: Array) -> Array:
     if out is None:
         return rows
-    if str(out.dtype) == "uint16":
-        raise BackendUnavailable("gpu", "dense rotations decode to float32 and float16 alone")
+    if out.shape != rows.shape:
+        raise ShapeMismatch(f"out must be {rows.shape}, got {out.shape}")
+    if str(out.dtype) not in DELIVERED:
+        raise BackendUnavailable(
+            "gpu", f"dense rotations and sketches decode to float32 and float16 alone, got {out.dtype}"
+        )
     out[...] = rows.astype(out.dtype)
     return out
 

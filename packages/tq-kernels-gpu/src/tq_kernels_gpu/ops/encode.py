@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tq_core.errors import BackendUnavailable, ShapeMismatch
+from tq_core.errors import ShapeMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
 from tq_kernels_gpu.codes import book_tables, scalar_plan, search_arguments
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.layout import dtype_number, row_launch
 from tq_kernels_gpu.ops.rotate import rotate
+from tq_kernels_gpu.ops.sketch import write_sketch
 from tq_kernels_gpu.tables import rotation_tables
 
 INPUTS = ("float32", "float16", "uint16", "float64")
@@ -26,17 +27,19 @@ class Stage(NamedTuple):
 
 
 def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
-    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) float32, and None; to the bit as tq_core's `numpy`.
+    """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) and residual norms (rows,), None without a sketch.
+
+    To the bit as tq_core's `numpy`.
 
     x is (rows, dim) float16, float32, float64 or the bits of bfloat16 as uint16. Raises ShapeMismatch and InvalidDtype
     for other arrays, BackendUnavailable for plans that have no kernels. Rows are not checked: a scale that float32
     cannot hold comes out infinite or NaN.
     """
     plan = scalar_plan(plan)
-    if plan.sketch is not None:
-        raise BackendUnavailable("gpu", "there are no kernels for sketches", "backend='auto' has them")
     stage = first_stage(device, plan, x)
-    return stage.packed, stage.scales, None
+    if plan.sketch is not None:
+        write_sketch(device, plan.sketch, stage.residuals, stage.packed, plan.stage_bytes)
+    return stage.packed, stage.scales, stage.gammas
 
 
 def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:

@@ -1,0 +1,219 @@
+// Inner products of a few rotated queries with the centroids of packed rows. `lanes` lanes of a warp (a power of two) share
+// a row, each taking every lanes-th span of 32 coordinates, so that a warp reads 16 bytes a lane of neighbouring rows.
+
+#include "codes.cuh"
+
+// Coordinates of a span, and the floats that a span of a query takes in shared memory: with four of padding, lanes that
+// read different spans meet different banks. SPAN and QUERY_SPAN of ops/scan.py.
+enum { TQ_SPAN = 32, TQ_QUERY_SPAN = TQ_SPAN + 4 };
+
+TQ_DEVICE constexpr int tq_spans(int dim) { return (dim + TQ_SPAN - 1) / TQ_SPAN; }
+
+// Packed rows of one part, a first stage or a sketch.
+struct TqCodes {
+    const u8* packed;  // of the part in the first row
+    int row_bytes, bytes, dim;
+};
+
+// Widths of one plane, in which a span is as many words as a code has bits.
+TQ_DEVICE constexpr bool tq_one_plane(int format) { return format == 1 || format == 2 || format == 4 || format == 8; }
+
+// Whether every span of rows of one plane can be loaded by whole vectors.
+template <int FORMAT>
+TQ_DEVICE bool tq_aligned(const TqCodes& codes) {
+    constexpr int UNIT = FORMAT >= 4 ? 16 : 4 * FORMAT;
+    return codes.dim % TQ_SPAN == 0 && codes.row_bytes % UNIT == 0 && ((u64)codes.packed & (UNIT - 1)) == 0;
+}
+
+template <int FORMAT>
+TQ_DEVICE void tq_load_span(const u8* from, u32 (&words)[FORMAT]) {
+    if constexpr (FORMAT == 1) {
+        words[0] = *(const u32*)from;
+    } else if constexpr (FORMAT == 2) {
+        const uint2 two = *(const uint2*)from;
+        words[0] = two.x, words[1] = two.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < FORMAT; i += 4) {
+            const uint4 four = *(const uint4*)(from + 4 * i);
+            words[i] = four.x, words[i + 1] = four.y, words[i + 2] = four.z, words[i + 3] = four.w;
+        }
+    }
+}
+
+// The queries of a part in shared memory, padded with zeros; `stride` floats a query.
+struct TqQueries {
+    const float* values;
+    int stride;
+
+    TQ_DEVICE float4 four(int query, int span, int i) const {
+        return *(const float4*)(values + query * stride + span * TQ_QUERY_SPAN + i);
+    }
+};
+
+// Copies `count` of QUERIES queries (count, dim); the others are zeros. No barrier.
+template <int QUERIES>
+TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, float* to) {
+    const int stride = tq_spans(dim) * TQ_QUERY_SPAN;
+    for (int i = threadIdx.x; i < QUERIES * stride; i += blockDim.x) {
+        const int query = i / stride, inside = i % stride % TQ_QUERY_SPAN;
+        const int j = i % stride / TQ_QUERY_SPAN * TQ_SPAN + inside;
+        to[i] = query < count && inside < TQ_SPAN && j < dim ? queries[(i64)query * dim + j] : 0.0f;
+    }
+    const TqQueries loaded = {to, stride};
+    return loaded;
+}
+
+// The centroids in shared memory, one copy a lane: lanes that look up different codes meet different banks.
+TQ_DEVICE void tq_load_table(const float* centroids, int table, float* to) {
+    for (int i = threadIdx.x; i < table * 32; i += blockDim.x) to[i] = centroids[i >> 5];
+}
+
+// Adds four coordinates of one row to the sums of QUERIES queries; `table` is the lane's own. One bit is -1 or 1 and needs
+// no table. Coordinates are added one by one, ascending, so that sums do not depend on how rows are loaded.
+template <int FORMAT, int QUERIES>
+TQ_DEVICE void tq_add_four(
+    const u32 (&codes)[4], int first_place, const float4 (&queries)[QUERIES], const float* table,
+    float (&sums)[QUERIES]) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float centroid = 0;
+        if constexpr (FORMAT != 1) {
+            const int place = (first_place + j) & (tq_places(FORMAT) - 1);
+            centroid = table[(place * tq_centroid_slots(FORMAT) + codes[j]) * 32];
+        }
+#pragma unroll
+        for (int q = 0; q < QUERIES; q++) {
+            const float4& four = queries[q];
+            const float value = j == 0 ? four.x : j == 1 ? four.y : j == 2 ? four.z : four.w;
+            if constexpr (FORMAT == 1)
+                sums[q] += tq_flip(value, codes[j] ^ 1);
+            else
+                sums[q] = fmaf(centroid, value, sums[q]);
+        }
+    }
+}
+
+// The products of one lane's spans of ROWS rows at once, of one plane: enough loads in flight to fill the bandwidth.
+template <int FORMAT, int QUERIES, int ROWS>
+TQ_DEVICE void tq_add_spans(
+    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const float* table,
+    float (&sums)[ROWS][QUERIES]) {
+#pragma unroll 1
+    for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes) {
+        u32 words[ROWS][FORMAT];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            tq_load_span<FORMAT>(codes.packed + at[r] * codes.row_bytes + span * 4 * FORMAT, words[r]);
+#pragma unroll
+        for (int i = 0; i < TQ_SPAN; i += 4) {
+            float4 four[QUERIES];
+#pragma unroll
+            for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                u32 own[4];
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    own[j] = words[r][(i + j) * FORMAT / 32] >> ((i + j) * FORMAT % 32) & ((1u << FORMAT) - 1);
+                tq_add_four<FORMAT, QUERIES>(own, 0, four, table, sums[r]);
+            }
+        }
+    }
+}
+
+// The same of one row, of any width and alignment, by groups of coordinates.
+template <int FORMAT, int QUERIES>
+TQ_DEVICE void tq_add_groups(
+    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const float* table, float (&sums)[QUERIES]) {
+    constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
+#pragma unroll 1
+    for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes)
+#pragma unroll 1
+        for (int i = 0; i < TQ_SPAN; i += STEP) {
+            u32 own[STEP / COUNT][COUNT];
+#pragma unroll
+            for (int g = 0; g < STEP / COUNT; g++)
+                tq_unpack<FORMAT>(
+                    codes.packed + at * codes.row_bytes, codes.bytes, codes.dim, (span * TQ_SPAN + i) / COUNT + g, own[g]);
+#pragma unroll
+            for (int part = 0; part < STEP; part += 4) {
+                u32 some[4];
+                float4 four[QUERIES];
+#pragma unroll
+                for (int j = 0; j < 4; j++) some[j] = own[(part + j) / COUNT][(part + j) % COUNT];
+#pragma unroll
+                for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i + part);
+                tq_add_four<FORMAT, QUERIES>(some, part, four, table, sums);
+            }
+        }
+}
+
+// The sum over the lanes that share a row, to all of them.
+template <class Number>
+TQ_DEVICE Number tq_sum_lanes(Number sum, int lanes) {
+    for (int reach = lanes >> 1; reach; reach >>= 1) sum += __shfl_xor_sync(TQ_ALL_LANES, sum, reach);
+    return sum;
+}
+
+// Products of a block's next rows, from `first` on: ROWS for each group of lanes. dots[query * count + row - first], count
+// being blockDim.x / lanes * ROWS, for rows before `rows`. No barrier.
+template <int FORMAT, int QUERIES, int ROWS>
+TQ_DEVICE void tq_dots(
+    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const float* table, float* dots) {
+    const int groups = blockDim.x / lanes, group = threadIdx.x / lanes;
+    const bool writes = (threadIdx.x & (lanes - 1)) == 0;
+    const float* own = table + (threadIdx.x & 31);
+    if constexpr (tq_one_plane(FORMAT)) {
+        if (tq_aligned<FORMAT>(codes)) {
+            float sums[ROWS][QUERIES] = {};
+            i64 at[ROWS];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                at[r] = first + r * groups + group;
+                if (at[r] >= rows) at[r] = rows - 1;  // read again, and dropped
+            }
+            tq_add_spans<FORMAT, QUERIES, ROWS>(codes, at, lanes, queries, own, sums);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+#pragma unroll
+                for (int q = 0; q < QUERIES; q++) {
+                    const float sum = tq_sum_lanes(sums[r][q], lanes);
+                    if (writes) dots[(q * ROWS + r) * groups + group] = sum;
+                }
+            return;
+        }
+    }
+#pragma unroll 1
+    for (int r = 0; r < ROWS; r++) {
+        const i64 at = first + r * groups + group;
+        float sums[QUERIES] = {};
+        tq_add_groups<FORMAT, QUERIES>(codes, at < rows ? at : rows - 1, lanes, queries, own, sums);
+#pragma unroll
+        for (int q = 0; q < QUERIES; q++) {
+            const float sum = tq_sum_lanes(sums[q], lanes);
+            if (writes) dots[(q * ROWS + r) * groups + group] = sum;
+        }
+    }
+}
+
+// As tq_dots, of a format that is known at run time.
+template <int QUERIES, int ROWS>
+TQ_DEVICE void tq_dots_of(
+    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const float* table,
+    float* dots) {
+    switch (format) {
+        case 1: tq_dots<1, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 2: tq_dots<2, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 3: tq_dots<3, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 4: tq_dots<4, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 5: tq_dots<5, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 6: tq_dots<6, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 7: tq_dots<7, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 8: tq_dots<8, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 9: tq_dots<9, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 10: tq_dots<10, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 11: tq_dots<11, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 12: tq_dots<12, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+    }
+}
