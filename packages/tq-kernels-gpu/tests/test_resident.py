@@ -35,7 +35,9 @@ def test_operations_stay_on_the_device(strict, dim):
     asked, weights = strict.asarray(x[:3]), strict.asarray(x[:2, :1].repeat(len(x), axis=1))
     scored = there.scores(plan, packed, scales, gammas, asked)
     summed = there.combine(plan, packed, scales, gammas, weights)
-    best, rows = there.search(plan, packed, scales, gammas, asked, 3, strict.asarray(np.arange(len(x)) % 2 == 0), "auto")
+    best, rows = there.search(
+        plan, packed, scales, gammas, asked, 3, strict.asarray(np.arange(len(x)) % 2 == 0), "auto"
+    )
     assert strict.downloads == 0
     assert all(type(array) is StrictArray for array in (scored, summed, best, rows))
     assert (scored.shape, summed.shape, rows.shape, best.shape) == ((3, len(x)), (2, dim), (3, 3), (3, 3))

@@ -219,8 +219,7 @@ class _OnDevice:
 
 def _resident(operation: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **options: Any) -> Any:
-        found = operation(*map(_own, args), **options)
-        return tuple(map(_wrapped, found)) if isinstance(found, tuple) else _wrapped(found)
+        return _wrapped(operation(*map(_own, args), **options))
 
     return call
 
@@ -250,7 +249,9 @@ def _allocated(made: NDArray[Any]) -> NDArray[Any]:
 
 
 def _wrapped(made: Any) -> Any:
-    """Arrays and numpy's numbers as arrays of the device; all else as it is."""
+    """Arrays and numpy's numbers as arrays of the device, also in tuples; all else as it is."""
+    if type(made) is tuple:
+        return tuple(map(_wrapped, made))
     if isinstance(made, np.generic):
         made = np.array(made)
     return StrictArray(_allocated(made)) if isinstance(made, np.ndarray) else made
