@@ -85,7 +85,7 @@ def integer(value: object, name: str, error: type[Exception] = InvalidSpec, hint
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
     """x as an array of the host, or ShapeMismatch for ragged lists and InvalidDtype for what is no array at all."""
-    if is_on_device(x):
+    if type(x) is not np.ndarray and is_on_device(x):
         raise WrongDevice(f"{name} lies on a device and is read on the host; copy it there, e.g. with .get() or .cpu()")
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidDtype(f"{name} is a masked array and its mask would be lost; fill it first, e.g. with .filled(0)")
@@ -134,6 +134,8 @@ def native(array: NDArray[np.floating], device: Device | None) -> NDArray[np.flo
     if device is not None:
         contiguous: NDArray[np.floating] = device.xp.ascontiguousarray(array)
         return contiguous
+    if array.flags.aligned:  # twice as fast as to require it
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_core import checks, registry
 from tq_core.codes import Codes, Encoded
-from tq_core.device import Device, require_together, typed_memory
+from tq_core.device import Device, typed_memory
 from tq_core.errors import InvalidSpec, ScaleRange, ShapeMismatch, SpecMismatch
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import scale_candidates
@@ -144,7 +144,7 @@ class VectorCodec:
         self._require_own(encoded)
         checks.choice(accuracy, ACCURACIES, "accuracy")
         packed = encoded.arrays["packed"]
-        operations, lies_on = self._door(packed, "rows", queries=queries)
+        operations, lies_on = self._door(packed, "rows")
         asked = checks.query_rows(queries, self.dim, device=lies_on)
         scales = encoded.arrays["scales"].astype(np.float32)
         if isinstance(self.quantizer, PolarQuant):
@@ -165,7 +165,7 @@ class VectorCodec:
         """
         self._require_own(encoded)
         packed = encoded.arrays["packed"]
-        operations, lies_on = self._door(packed, "rows", weights=weights)
+        operations, lies_on = self._door(packed, "rows")
         asked = checks.query_rows(weights, len(encoded), "weights", lies_on)
         scales = encoded.arrays["scales"].astype(np.float32)
         if isinstance(self.quantizer, PolarQuant):
@@ -191,10 +191,9 @@ class VectorCodec:
         self._require_own(encoded)
         checks.choice(accuracy, ("auto", *ACCURACIES), "accuracy")
         wanted = checks.count(k, 1, 1 << 31, "k")
-        operations, lies_on = self._door(encoded.arrays["packed"], "rows", queries=queries)
+        operations, lies_on = self._door(encoded.arrays["packed"], "rows")
         eligible: Any = None
         if mask is not None:
-            require_together(rows=encoded.arrays["packed"], mask=mask)
             eligible = checks.as_array(mask, "mask") if lies_on is None else lies_on.adopt(mask, "mask")
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
                 raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
@@ -263,12 +262,11 @@ class VectorCodec:
                 )
         return stored
 
-    def _door(self, x: object, name: str, **others: object) -> tuple[Any, Device | None]:
-        """Which operations take x, and the device where it lies; `others` lie there, too, or WrongDevice."""
+    def _door(self, x: object, name: str) -> tuple[Any, Device | None]:
+        """As registry.door; what comes beside x is adopted by that device, or read on the host, or WrongDevice."""
         quantizer = self.quantizer
-        for other, array in others.items():
-            if type(array) is not np.ndarray or type(x) is not np.ndarray:
-                require_together(**{name: x, other: array})
+        if type(x) is np.ndarray:
+            return quantizer.backend, None
         return registry.door(quantizer.backend, quantizer.follows_data, x, name)
 
     def _require_own(self, encoded: Encoded) -> None:

@@ -208,21 +208,21 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
     kinds = fields(spec)
     if set(arrays) != set(kinds):
         raise ShapeMismatch(f"a {spec['kind']} spec has the arrays {list(kinds)}, got {list(arrays)}")
-    if len({is_on_device(array) for array in arrays.values()}) > 1:
+    on_device = any(map(is_on_device, arrays.values()))
+    if on_device:
         require_together(**arrays)
-    packed = arrays["packed"]
-    rows = len(packed) if is_on_device(packed) else len(np.atleast_1d(packed))
+    rows = len(arrays["packed"] if on_device else np.atleast_1d(arrays["packed"]))
     checked = {}
     for name, (width, dtype) in kinds.items():
-        array = arrays[name] if is_on_device(arrays[name]) else np.asarray(arrays[name])
+        array = arrays[name] if on_device else np.asarray(arrays[name])
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        if isinstance(array, np.ndarray):
+        if on_device:
+            checked[name] = _contiguous(array)
+        else:
             checked[name] = np.require(array, requirements=["C", "A"]).view()
             checked[name].setflags(write=False)
-        else:
-            checked[name] = _contiguous(array)
     return MappingProxyType(checked)
 
 

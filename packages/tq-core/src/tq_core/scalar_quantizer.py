@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from tq_core import checks, registry
 from tq_core.codebook import codebook_of
 from tq_core.codes import Codes
-from tq_core.device import Device, require_together, typed_memory
+from tq_core.device import Device, typed_memory
 from tq_core.errors import InvalidSpec, SpecMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
@@ -113,7 +113,6 @@ class ScalarQuantizer:
         self._require_own(codes)
         packed = codes.arrays["packed"]
         operations, lies_on = registry.door(self.backend, self.follows_data, packed, "codes")
-        require_together(codes=packed, queries=queries)
         asked = checks.query_rows(queries, self.dim, device=lies_on)
         found: F32 = operations.scores(self.plan, packed, _ones(len(codes), lies_on), _gammas(codes), asked)
         return found
