@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from gpu_plans import WIDTHS, scalar_plan
 
+from tq_core.errors import ShapeMismatch
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.sketch import Sketch
 from tq_core.testing import samples
@@ -100,3 +101,10 @@ def test_no_rows_and_no_queries(device, stored):
     assert np.isneginf(found).all()
     assert (indices == -1).all()
     assert backend.search(plan, packed, scales, None, samples(64)[:0], 3, None, "auto")[0].shape == (0, 3)
+
+
+def test_a_mask_that_does_not_fit_is_refused(device, stored):
+    plan, packed, scales, _ = stored
+    for mask in (np.ones(2399, np.bool_), np.ones(2400, np.uint8)):
+        with pytest.raises(ShapeMismatch, match=r"mask must be \(2400,\) bool, got"):
+            GpuBackend(device).search(plan, packed, scales, None, samples(64, 1)[:1], 3, mask, "auto")

@@ -24,6 +24,14 @@ def test_both_directions_are_numpys_to_the_bit(device, dim):
     same_bits(backend.unrotate(rotation, z), NUMPY.unrotate(rotation, z))
 
 
+def test_every_dimension_up_to_260(device):
+    backend = GpuBackend(device)
+    for dim in range(2, 261):
+        rotation, x = Rotation(dim, "hadamard", 11), samples(dim)[[0, 10, 17]]
+        same_bits(backend.rotate(rotation, x), NUMPY.rotate(rotation, x))
+        same_bits(backend.unrotate(rotation, x), NUMPY.unrotate(rotation, x))
+
+
 @pytest.mark.parametrize("dim", [100, 768, 1000])
 def test_rows_beyond_shared_memory_go_through_global_memory(shim, dim):
     device, rotation, x = shim.ShimDevice(shared_limit=2048), Rotation(dim, "hadamard", 3), samples(dim)

@@ -4,6 +4,7 @@ import pytest
 from gpu_plans import WIDTHS, same_bits, scalar_plan
 
 from tq_core.numpy_backend import NumpyBackend
+from tq_core.sketch import Sketch
 from tq_core.testing import samples
 from tq_kernels_gpu.backend import GpuBackend
 
@@ -32,3 +33,28 @@ def test_encode_and_decode(backwards, dim):
         same_bits(got[0], packed)
         same_bits(got[1], scales)
         same_bits(backwards.decode(plan, packed, scales, None), NUMPY.decode(plan, packed, scales, None))
+
+
+@pytest.mark.parametrize("dim", [100, 128])
+def test_scores_search_and_sums(backwards, cpu, dim):
+    forwards = GpuBackend(cpu)
+    for bits in (3, 4, 2.25):
+        sketch = None if bits == 2.25 else Sketch(dim, dim, "gaussian", 5)
+        plan = scalar_plan(dim, bits, sketch=sketch)
+        rows = NUMPY.encode(plan, samples(dim))
+        for got, expected in zip(backwards.encode(plan, samples(dim)), rows, strict=True):
+            if expected is not None:
+                same_bits(got, expected)
+        for count in (1, 3, 11):
+            queries, weights = samples(dim, 1)[:count], samples(24, 2)[:count]
+            for accuracy in ("exact", "int8"):
+                got = backwards.scores(plan, *rows, queries, accuracy=accuracy)
+                same_bits(got, forwards.scores(plan, *rows, queries, accuracy=accuracy))
+            same_bits(backwards.combine(plan, *rows, weights), forwards.combine(plan, *rows, weights))
+            for k in (5, 30):
+                for got, expected in zip(
+                    backwards.search(plan, *rows, queries, k, None, "auto"),
+                    forwards.search(plan, *rows, queries, k, None, "auto"),
+                    strict=True,
+                ):
+                    same_bits(got, expected)

@@ -3,7 +3,7 @@
 #include "scan.cuh"
 #include "scores.cuh"
 
-// Dynamic shared memory: the keys of each list, queries of both parts, the table, dots.
+// Dynamic shared memory: the table, the keys of each list, queries of both parts, dots.
 template <int QUERIES, int ROWS>
 TQ_DEVICE void tq_scan_rows(
     const TqCodes& stage, const TqCodes& sketch, const TqFactors& factors, i64 rows, int format, const float* centroids,
@@ -12,7 +12,8 @@ TQ_DEVICE void tq_scan_rows(
     TQ_DYNAMIC_SHARED(shared);
     __shared__ u64 least[QUERIES];
     __shared__ int counts[QUERIES];
-    u64* kept = (u64*)shared;
+    tq_load_table(centroids, table, shared);
+    u64* kept = (u64*)(shared + (table << TQ_CODE_BIT));
     TqList lists[QUERIES];
 #pragma unroll
     for (int q = 0; q < QUERIES; q++) {
@@ -24,17 +25,14 @@ TQ_DEVICE void tq_scan_rows(
     at += QUERIES * first_queries.stride;
     TqQueries second_queries = {at, 0};
     if (sketch_queries) second_queries = tq_load_queries<QUERIES>(sketch_queries, queries, sketch.dim, at);
-    at += QUERIES * second_queries.stride;
-    tq_load_table(centroids, table, at);
-    const float* replicated = at;
-    float* dots = at + 32 * table;
+    float* dots = at + QUERIES * second_queries.stride;
     const int count = blockDim.x / lanes * ROWS;
     __syncthreads();
     for (i64 first = (i64)blockIdx.x * count; first < rows; first += (i64)gridDim.x * count) {
-        tq_dots_of<QUERIES, ROWS>(format, stage, first, rows, lanes, first_queries, replicated, dots);
+        tq_dots_of<QUERIES, ROWS>(format, stage, first, rows, lanes, first_queries, shared, dots);
         if (sketch_queries)
             tq_dots<1, QUERIES, ROWS>(
-                sketch, first, rows, lanes, second_queries, replicated, dots + QUERIES * count);
+                sketch, first, rows, lanes, second_queries, shared, dots + QUERIES * count);
         __syncthreads();
         tq_finish_rows<QUERIES>(factors, first, rows, count, queries, dots, mask, out, lists);
         __syncthreads();

@@ -65,29 +65,41 @@ TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, fl
 }
 
 // The centroids in shared memory, one copy a lane: lanes that look up different codes meet different banks.
-TQ_DEVICE void tq_load_table(const float* centroids, int table, float* to) {
-    for (int i = threadIdx.x; i < table * 32; i += blockDim.x) to[i] = centroids[i >> 5];
+TQ_DEVICE void tq_load_table(const float* centroids, int table, unsigned char* to) {
+    for (int i = threadIdx.x; i < table * 32; i += blockDim.x) ((float*)to)[i] = centroids[i >> 5];
 }
 
-// Adds four coordinates of one row to the sums of QUERIES queries; `table` is the lane's own. One bit is -1 or 1 and needs
-// no table. Coordinates are added one by one, ascending, so that sums do not depend on how rows are loaded.
+// Where a lane finds the centroid of a code in the table: 128 bytes a code, four a lane. As a word is shifted once for its
+// code to lie seven bits up, a code costs a shift and one logical instruction before its look-up.
+enum { TQ_CODE_BIT = 7 };
+TQ_DEVICE u32 tq_lane_offset() { return (threadIdx.x & 31) * 4; }
+
+template <int FORMAT>
+TQ_DEVICE u32 tq_place_of(u32 word, int bit, u32 lane) {
+    const u32 moved = bit < TQ_CODE_BIT ? word << (TQ_CODE_BIT - bit) : word >> (bit - TQ_CODE_BIT);
+    return (moved & ((1u << FORMAT) - 1) << TQ_CODE_BIT) | lane;
+}
+
+// Adds four coordinates of one row to the sums of QUERIES queries. `places` are those of the codes in the table; one bit is
+// -1 or 1 and needs no table, its places are the bit itself. Coordinates are added one by one, ascending, so that sums do
+// not depend on how rows are loaded.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_four(
-    const u32 (&codes)[4], int first_place, const float4 (&queries)[QUERIES], const float* table,
+    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const unsigned char* table,
     float (&sums)[QUERIES]) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float centroid = 0;
         if constexpr (FORMAT != 1) {
-            const int place = (first_place + j) & (tq_places(FORMAT) - 1);
-            centroid = table[(place * tq_centroid_slots(FORMAT) + codes[j]) * 32];
+            const int book = ((first + j) & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT);
+            centroid = *(const float*)(table + places[j] + (book << TQ_CODE_BIT));
         }
 #pragma unroll
         for (int q = 0; q < QUERIES; q++) {
             const float4& four = queries[q];
             const float value = j == 0 ? four.x : j == 1 ? four.y : j == 2 ? four.z : four.w;
             if constexpr (FORMAT == 1)
-                sums[q] += tq_flip(value, codes[j] ^ 1);
+                sums[q] += tq_flip(value, places[j] ^ 1);
             else
                 sums[q] = fmaf(centroid, value, sums[q]);
         }
@@ -97,8 +109,9 @@ TQ_DEVICE void tq_add_four(
 // The products of one lane's spans of ROWS rows at once, of one plane: enough loads in flight to fill the bandwidth.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_add_spans(
-    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const float* table,
+    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const unsigned char* table,
     float (&sums)[ROWS][QUERIES]) {
+    const u32 lane = tq_lane_offset();
 #pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes) {
         u32 words[ROWS][FORMAT];
@@ -114,8 +127,11 @@ TQ_DEVICE void tq_add_spans(
             for (int r = 0; r < ROWS; r++) {
                 u32 own[4];
 #pragma unroll
-                for (int j = 0; j < 4; j++)
-                    own[j] = words[r][(i + j) * FORMAT / 32] >> ((i + j) * FORMAT % 32) & ((1u << FORMAT) - 1);
+                for (int j = 0; j < 4; j++) {
+                    const u32 word = words[r][(i + j) * FORMAT / 32];
+                    const int bit = (i + j) * FORMAT % 32;
+                    own[j] = FORMAT == 1 ? word >> bit & 1 : tq_place_of<FORMAT>(word, bit, lane);
+                }
                 tq_add_four<FORMAT, QUERIES>(own, 0, four, table, sums[r]);
             }
         }
@@ -125,8 +141,9 @@ TQ_DEVICE void tq_add_spans(
 // The same of one row, of any width and alignment, by groups of coordinates.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_groups(
-    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const float* table, float (&sums)[QUERIES]) {
+    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const unsigned char* table, float (&sums)[QUERIES]) {
     constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
+    const u32 lane = tq_lane_offset();
 #pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(codes.dim); span += lanes)
 #pragma unroll 1
@@ -141,7 +158,10 @@ TQ_DEVICE void tq_add_groups(
                 u32 some[4];
                 float4 four[QUERIES];
 #pragma unroll
-                for (int j = 0; j < 4; j++) some[j] = own[(part + j) / COUNT][(part + j) % COUNT];
+                for (int j = 0; j < 4; j++) {
+                    const u32 code = own[(part + j) / COUNT][(part + j) % COUNT];
+                    some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
+                }
 #pragma unroll
                 for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i + part);
                 tq_add_four<FORMAT, QUERIES>(some, part, four, table, sums);
@@ -160,10 +180,9 @@ TQ_DEVICE Number tq_sum_lanes(Number sum, int lanes) {
 // being blockDim.x / lanes * ROWS, for rows before `rows`. No barrier.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots(
-    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const float* table, float* dots) {
+    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table, float* dots) {
     const int groups = blockDim.x / lanes, group = threadIdx.x / lanes;
     const bool writes = (threadIdx.x & (lanes - 1)) == 0;
-    const float* own = table + (threadIdx.x & 31);
     if constexpr (tq_one_plane(FORMAT)) {
         if (tq_aligned<FORMAT>(codes)) {
             float sums[ROWS][QUERIES] = {};
@@ -173,7 +192,7 @@ TQ_DEVICE void tq_dots(
                 at[r] = first + r * groups + group;
                 if (at[r] >= rows) at[r] = rows - 1;  // read again, and dropped
             }
-            tq_add_spans<FORMAT, QUERIES, ROWS>(codes, at, lanes, queries, own, sums);
+            tq_add_spans<FORMAT, QUERIES, ROWS>(codes, at, lanes, queries, table, sums);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
 #pragma unroll
@@ -188,7 +207,7 @@ TQ_DEVICE void tq_dots(
     for (int r = 0; r < ROWS; r++) {
         const i64 at = first + r * groups + group;
         float sums[QUERIES] = {};
-        tq_add_groups<FORMAT, QUERIES>(codes, at < rows ? at : rows - 1, lanes, queries, own, sums);
+        tq_add_groups<FORMAT, QUERIES>(codes, at < rows ? at : rows - 1, lanes, queries, table, sums);
 #pragma unroll
         for (int q = 0; q < QUERIES; q++) {
             const float sum = tq_sum_lanes(sums[q], lanes);
@@ -200,7 +219,7 @@ TQ_DEVICE void tq_dots(
 // As tq_dots, of a format that is known at run time.
 template <int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots_of(
-    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const float* table,
+    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table,
     float* dots) {
     switch (format) {
         case 1: tq_dots<1, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;

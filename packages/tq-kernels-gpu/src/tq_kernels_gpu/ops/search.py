@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tq_core.errors import ShapeMismatch
 from tq_core.registry import Plan
 from tq_kernels_gpu.codes import scalar_plan
 from tq_kernels_gpu.device import Array, Device
@@ -26,12 +27,16 @@ def search(
 ) -> Found:
     """The k best rows of each query: `(scores, indices)`, (queries, k) float32 and int64, as VectorCodec.search states.
 
-    Arrays and errors as `scores`; mask (rows,) bool or None. The scores are those of `scores` at the same accuracy, bit
-    for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass over all rows.
+    Arrays and errors as `scores`; mask (rows,) bool or None, or ShapeMismatch. The scores are those of `scores` at the
+    same accuracy, bit for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass over all.
     """
     asked = asked_scores(device, scalar_plan(plan), packed, scales, gammas, queries, accuracy)
     count, rows = len(queries), len(packed)
     keep = min(k, rows)
+    if mask is not None:
+        if mask.shape != (rows,) or mask.dtype != np.bool_:
+            raise ShapeMismatch(f"mask must be ({rows},) bool, got {mask.shape} {mask.dtype}")
+        mask = device.xp.ascontiguousarray(mask)
     if not keep or not count:
         return nothing(device, count, k)
     margin = max(4 * keep, keep + 32)
