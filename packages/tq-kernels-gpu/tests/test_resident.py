@@ -20,7 +20,7 @@ NUMPY = NumpyBackend()
 
 @pytest.fixture
 def strict(shim):
-    """A device that runs kernels on the CPU, with arrays as strict as cupy's."""
+    """A device that runs kernels on the CPU, with arrays as strict as cupy's; none was downloaded yet."""
     return importlib.import_module("strict_shim").StrictShim()
 
 

@@ -151,7 +151,7 @@ def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> Fuse
     has_sketch = keys.codec.plan.sketch is not None or values.codec.plan.sketch is not None
     if has_sketch or backend is not values.codec.quantizer.backend or not hasattr(backend, "attention"):
         return None
-    kernel: FusedAttention = getattr(backend, "on_device", backend).attention(
+    kernel: FusedAttention | None = getattr(backend, "on_device", backend).attention(
         keys.codec.plan, values.codec.plan, accuracy
     )
     keys.fused.setdefault(values, {})[accuracy] = kernel
