@@ -214,7 +214,7 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
     rows = len(arrays["packed"] if on_device else np.atleast_1d(arrays["packed"]))
     checked = {}
     for name, (width, dtype) in kinds.items():
-        array = arrays[name] if on_device else np.asarray(arrays[name])
+        array = _gpu().adopt(arrays[name], name) if on_device else np.asarray(arrays[name])
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
