@@ -218,7 +218,14 @@ def results(session: nox.Session) -> None:
     integers = ["k=int4,v=int4", "k=int8,v=int8"]
     evaluate(session, "trellis", *asked(*widths, *fractions, *integers))
     for model in ("stdlib-llama", "stdlib-qwen2"):
-        evaluate(session, f"options-{model}", *asked(*OPTIONS, "safe", "balanced", "k=int4,v=int4"), model=model)
+        evaluate(session, f"options-{model}", *asked(*OPTIONS, "balanced", "k=int4,v=int4"), model=model)
+        plain = [f"k=mse{bits},v=mse{bits}{mean}" for mean in ("", ",kmean=32") for bits in (2, 3, 4)]
+        recall = asked("k=mse8,v=mse8", "safe", *plain, "k=int4,v=int4")
+        evaluate(
+            session, f"recall-{model}", *recall, "--task", "needle", "--windows", "64", "--batch", "32", model=model
+        )
+        greedy = ("--mode", "fused", "--memory", "--free-tokens", "256")
+        evaluate(session, f"fused-{model}", *asked("safe", *plain), *greedy, model=model)
     session.run("python", "docs/results/update_readme.py")
 
 

@@ -8,6 +8,7 @@ from tq_cache import DecoderCache, MultiHeadKVCache
 from tq_core import InvalidSpec, ShapeMismatch, backends
 
 KV_HEADS, QUERY_HEADS, DIMS, NEW = 2, 4, (64, 32), 7
+POLICIES = ["k=mse4,v=mse4", "k=mse8,v=mse4,sinks=2,window=5", "k=mse3,v=int4", "k=mse4,v=mse3,sinks=9,window=30"]
 BACKENDS = [name for name in ("numpy", "simd") if backends().get(name) == "ok"]
 
 
@@ -42,7 +43,7 @@ def expected(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("held", [0, 3, 150])
-@pytest.mark.parametrize("policy", ["k=mse4,v=mse4", "k=mse8,v=mse4,sinks=2,window=5", "k=mse3,v=int4"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_fresh_tokens_stand_exactly_behind_those_held(policy: str, held: int, backend: str) -> None:
     cache = MultiHeadKVCache(KV_HEADS, DIMS[0], policy, value_dim=DIMS[1], backend=backend)
     cache.append(*pair(1, KV_HEADS, tokens=held))

@@ -53,9 +53,14 @@ class Pair:
         return (made * np.exp(self.random.uniform(-1, 1, (self.here.batch, heads, 1, 1)))).astype(self.dtype)
 
     def append(self, tokens):
+        put = self.gpu.device.asarray
+        if tokens > 8:  # all layers in one call
+            new = [(self.vectors(tokens), self.vectors(tokens)) for _ in range(LAYERS)]
+            moved = [tuple(map(put, both)) for both in new]
+            assert self.here.append_layers(new) == self.there.append_layers(moved)
+            return
         for layer in range(LAYERS):
             keys, values = self.vectors(tokens), self.vectors(tokens)
-            put = self.gpu.device.asarray
             assert self.here.append(keys, values, layer) == self.there.append(put(keys), put(values), layer)
 
     def both(self, change):

@@ -20,6 +20,20 @@ from tq_core import (
     ZeroVector,
     normalize,
 )
+from tq_core.checks import FEW, is_finite
+
+
+@pytest.mark.parametrize("size", [1, 7, FEW, FEW + 1])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_finite_is_told_of_few_numbers_as_of_many(size, dtype):
+    largest = np.finfo(np.dtype(dtype).newbyteorder("=")).max
+    for fill in (0.0, 1.0, largest, -largest):  # squares of the largest are infinite
+        numbers = np.full((1, size), fill, dtype)
+        assert is_finite(numbers)
+        for value in (np.nan, np.inf, -np.inf):
+            numbers[0, size // 2] = value
+            assert not is_finite(numbers)
+    assert is_finite(np.empty((0, size), dtype))
 
 
 @pytest.mark.parametrize("shape", [(), (1, 1, None), (2, 0), (3, -1), (None, 1), (0,), (1, 2, 3, 4)])

@@ -39,8 +39,23 @@ def test_table_shows_the_figures_of_the_json_file(text, committed, place: str) -
     shown = text if place == "README" else (committed / place).read_text(encoding="utf-8")
     data = json.loads((committed / "stdlib-llama.json").read_text(encoding="utf-8"))
     cells = [Row("", row["policy"], row["mode"], row, {}, [], []).cells() for row in data["rows"]]
-    assert len(cells) == 12
+    assert len(cells) == 15
     assert printed(shown) == cells
+
+
+@pytest.mark.parametrize("model", ["stdlib-llama", "stdlib-qwen2"])
+@pytest.mark.parametrize("table", ["options", "recall", "fused"])
+def test_every_further_table_shows_its_json_file_and_names_its_command(committed, table: str, model: str) -> None:
+    data = json.loads((committed / f"{table}-{model}.json").read_text(encoding="utf-8"))
+    lines = (committed / f"{table}-{model}.md").read_text(encoding="utf-8").splitlines()
+    titles = next(line for line in lines if "KL mean" in line).strip("| ").split(" | ")
+    shown = [line.strip("| ").split(" | ") for line in lines if line.startswith(("| k=", "| exact"))]
+    asked = titles[len(COLUMNS) :]
+    assert shown == [Row("", row["policy"], row["mode"], row, {}, [], []).cells(asked) for row in data["rows"]]
+    words = shlex.split(data["command"])
+    context = cli.commands["evaluate"].make_context("evaluate", words[2:])
+    assert context.params["bundle"].name == model == data["bundle"]["name"]
+    assert list(context.params["policies"]) == [row["asked"] for row in data["rows"][1:]]
 
 
 def test_committed_figures_were_made_by_the_command_they_name(committed) -> None:
@@ -65,6 +80,6 @@ def test_python_of_the_readme_runs(text, trained: Path, monkeypatch, capsys) -> 
 def test_commands_of_the_readme_parse(text) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     commands = [shlex.split(line) for line in "".join(blocks).splitlines() if line.startswith("tq-onnx ")]
-    assert len(commands) == 9
+    assert len(commands) == 12
     for _, name, *arguments in commands:
         assert cli.commands[name].make_context(name, arguments).params["bundle"]

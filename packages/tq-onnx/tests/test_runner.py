@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from tq_cache import CachePolicy, DecoderCache
+from tq_cache.side import Side
 from tq_core import InvalidDtype, InvalidSpec, NotFinite, ScaleRange, ShapeMismatch, TurboQuantError
 from tq_onnx import Bundle, DecoderRunner, StepFailed, UnsupportedBundle, inspection
 
@@ -314,17 +315,18 @@ def test_policies_with_room_take_long_vectors(write, tiny_model, policy) -> None
     assert np.isfinite(runner.step(np.array([[31, 2]]))).all()
 
 
-def test_failure_in_a_later_layer_is_undone_in_earlier_ones(build, monkeypatch) -> None:
-    runner, twin = pair(Bundle.open(build()), "k=mse4,v=mse4,sinks=1", 8)
-    append = runner.cache.append
+@pytest.mark.parametrize("policy", ["k=mse4,v=mse4,sinks=1", "k=mse4,v=mse4,window=3"])
+def test_failure_in_a_later_layer_changes_no_earlier_one(build, monkeypatch, policy: str) -> None:
+    runner, twin = pair(Bundle.open(build()), policy, 8)
+    (*_, last), reserve = runner.cache._rows[0][1].sides(), Side.reserve
 
-    def failing(keys, values, layer_idx):
-        if layer_idx == 1:
+    def failing(side, pending):
+        if side is last:
             raise MemoryError("no room")
-        return append(keys, values, layer_idx)
+        reserve(side, pending)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.cache, "append", failing)
+        patch.setattr(Side, "reserve", failing)
         with pytest.raises(MemoryError, match="no room"):
             runner.step(np.array([[3, 4]]))
     unchanged_by(runner, twin, ids_of(1, 6, seed=6))

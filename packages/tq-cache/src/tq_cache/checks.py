@@ -1,21 +1,24 @@
 """The public door of the caches: arrays are checked here, before anything is encoded or written."""
 
+import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_cache.attention import Fresh, View
+from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
 from tq_cache.place import HOST, largest, uploaded
+from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
-from tq_core.checks import MAX_QUERY, as_array, as_floats, integer, native, require_finite
+from tq_core.checks import FEW, MAX_QUERY, as_array, as_floats, integer, require_finite
 from tq_core.device import Device, is_on_device
 
 Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
 
 MAX_COUNT: Final = 1 << 31
+NATIVE: Final = frozenset(map(np.dtype, ("float16", "float32", "float64")))
 LEAST: Final = float(np.finfo(np.float32).tiny)
 MOST: Final = float(np.finfo(np.float32).max)
 
@@ -55,7 +58,7 @@ def tokens(
     second = float_array(values, "values", (*lead, None, dims[1]), place)
     if first.shape[-2] != second.shape[-2]:
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
-    lanes = int(np.prod(lead))
+    lanes = math.prod(lead)
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
 
 
@@ -87,7 +90,9 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int, place
         narrow = array.astype(np.float32, copy=False)
     if narrow is not array:
         require_finite(narrow, "queries (as float32)")
-    if largest(narrow) > MAX_QUERY:
+    # a sum of squares that float32 holds, below 2**128, has no number beyond 2**64
+    is_small = place is HOST and array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))
+    if not is_small and largest(narrow) > MAX_QUERY:
         raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 
@@ -184,12 +189,16 @@ def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...], place: D
 
     WrongDevice for an array that does not lie where the cache does: nothing is transferred unasked.
     """
-    device = None if place is HOST else place
-    array = as_floats(x, name, device)
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits:
+    array: Floats
+    if place is not HOST:
+        array = place.xp.ascontiguousarray(as_floats(x, name, place))
+    else:
+        array = x if type(x) is np.ndarray and x.dtype in NATIVE else as_floats(x, name)
+    expected = tuple([got if want is None else want for want, got in zip(shape, array.shape, strict=False)])
+    if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)
         raise ShapeMismatch(f"{name} must have shape ({wanted}), got {array.shape}")
-    found = native(array, device)
-    require_finite(found, name)
-    return found
+    if not (array.flags.c_contiguous and array.dtype in NATIVE):
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    require_finite(array, name)
+    return array

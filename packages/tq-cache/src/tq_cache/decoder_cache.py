@@ -1,14 +1,16 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tq_cache import checks, together
-from tq_cache.attention import WORKSPACE_BYTES, Fresh
+from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.batch_cache import BatchCache
 from tq_cache.errors import PolicyMismatch
+from tq_cache.exact_tokens import Fresh
 from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
 from tq_cache.place import HOST
@@ -80,6 +82,27 @@ class DecoderCache(BatchCache):
         lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
         new_keys, new_values = checks.tokens(keys, values, lead, dims, self._place)
         return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
+
+    @typed_memory
+    def append_layers(self, new: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[list[range]]:
+        """Add tokens to every layer: keys and values of each, as `append` takes them; what it returns, for each.
+
+        The same tokens as a call of `append` for each layer, bit for bit and faster. All layers take them or none: a
+        failing call leaves the whole cache as it was.
+        """
+        if len(new) != self.layers:
+            raise ShapeMismatch(f"append_layers takes a pair for each of {self.layers} layers, got {len(new)}")
+        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
+        layers: list[Layer] = []
+        keys: list[NDArray[np.floating]] = []
+        values: list[NDArray[np.floating]] = []
+        for index, (layer_keys, layer_values) in enumerate(new):
+            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims, self._place)
+            layers += self._layers(index)
+            keys.extend(self._by_row(new_keys))
+            values.extend(self._by_row(new_values))
+        quantized = together.append(layers, keys, values)
+        return [quantized[start : start + self.batch] for start in range(0, len(quantized), self.batch)]
 
     @typed_memory
     def update(
@@ -164,21 +187,21 @@ class DecoderCache(BatchCache):
         new = 0 if behind is None else behind.keys.shape[1]
         most = max(map(len, layers)) + new
         whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most), self._place)
-        out: F32 = self._place.xp.empty((self.batch, heads, count, self.value_dim), np.float32)
-        views = []
+        options: dict[str, Any] = {
+            "causal": causal,
+            "sliding_window": sliding_window,
+            "lead": (1, self.kv_heads, heads),
+            "place": self._place,
+        }
+        found = []
         for row, layer in enumerate(layers):
-            own = None if whole is None else whole[row : row + 1, ..., : len(layer) + new]
-            options: dict[str, Any] = {
-                "causal": causal,
-                "sliding_window": sliding_window,
-                "lead": (1, self.kv_heads, heads),
-            }
-            views.append(checks.view(count, len(layer) + new, mask=own, place=self._place, **options))
-        for row, layer in enumerate(layers):
+            seen = len(layer) + new
+            own = None if whole is None else whole[row : row + 1, ..., :seen]
+            view = checks.view(count, seen, mask=own, **options)
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
-            found = layer.attend(grouped, scale, softcap, views[row], workspace_bytes, accuracy, rows[row])
-            out[row] = found.reshape(heads, count, self.value_dim)
-        return out
+            attended = layer.attend(grouped, scale, softcap, view, workspace_bytes, accuracy, rows[row])
+            found.append(attended.reshape(heads, count, self.value_dim))
+        return found[0][None] if len(found) == 1 else np.stack(found)
 
     def add_layer(self) -> None:
         """One more layer at the end, without tokens; for policies in which all layers are alike."""

@@ -13,8 +13,10 @@ F32 = NDArray[np.float32]
 
 def require_float32(array: NDArray[np.floating], name: str) -> None:
     """Raise ScaleRange where a float64 number is beyond float32, in which exact tokens are computed with."""
+    if array.dtype.itemsize <= 4:
+        return
     with np.errstate(over="ignore"):
-        fits = array.dtype.itemsize <= 4 or np.isfinite(array.astype(np.float32)).all()
+        fits = np.isfinite(array.astype(np.float32)).all()
     if not fits:
         raise ScaleRange(f"{name} are beyond float32, up to {largest(array):.6g}; scale the data down")
 

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache import checks
-from tq_cache.attention import ACCURACIES, Fresh, View, attend
+from tq_cache.attention import ACCURACIES, attend
+from tq_cache.exact_tokens import Fresh
 from tq_cache.flow import Flow
 from tq_cache.plan import Heads, LayerPlan
 from tq_cache.side import Side
+from tq_cache.softmax import View
 from tq_core import InvalidSpec
 
 F32 = NDArray[np.float32]

@@ -49,6 +49,10 @@ class MappedTokenArray(TokenArray):
     def _held(self, array: Array) -> None:
         self._array, self._seal = array, None
 
+    def open(self) -> None:
+        """As reading the tokens: raises CorruptData for a file that is not what was written."""
+        _ = self._held
+
     @property
     def memory(self) -> Array:
         """As TokenArray, unverified: to be counted, not to be read."""

@@ -35,6 +35,7 @@ class Side:
         self.lanes, self.dim, self.codec, self.needs, self.known, self.place = plan
         self.sink_limit, self.capacity = sink_limit, capacity
         floats = [np.finfo(dtype).max for _, dtype in self.codec.fields.values() if dtype.kind == "f"]
+        self.scratch = self.dim * self.codec.scratch  # bytes a token, see TokenCodec
         self._surely_fits = float(min(floats)) / MARGIN  # a norm that every store of this codec can hold
         self.clear()
 
@@ -47,6 +48,7 @@ class Side:
         }
         self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16), place=self.place)
         self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16), place=self.place)
+        self._is_open = True  # nothing comes from a file
 
     def fork(self) -> "Side":
         """The same tokens in a side of its own, without a copy."""
@@ -62,15 +64,18 @@ class Side:
 
     def open(self) -> None:
         """Verify what was loaded from a file and not yet read, so that no later step of a change can fail on it."""
+        if self._is_open:
+            return
         for array in (self.sinks, self.recent, *self.coded.values()):
-            _ = array.view
+            array.open()
+        self._is_open = True
 
     def adopt(self, coded: Mapping[str, TokenArray], sinks: TokenArray, recent: TokenArray, basis: Basis) -> None:
         """Hold these tokens from now on; arrays as `clear` makes them, of equal length where coded.
 
         `basis`: what is known of it, given or learned.
         """
-        self.coded, self.sinks, self.recent = dict(coded), sinks, recent
+        self.coded, self.sinks, self.recent, self._is_open = dict(coded), sinks, recent, False
         self.known = Basis(
             basis.mean if self.needs.mean == GIVEN else None, basis.order if self.needs.split == GIVEN else None
         )
@@ -79,21 +84,22 @@ class Side:
 
     def settled(self, tokens: Floats, flow: Flow) -> Settled:
         """The tokens that an append quantizes; refuses new ones that could not be quantized later."""
-        require_float32(tokens[:, : flow.sinks], "sinks")
+        if flow.sinks:
+            require_float32(tokens[:, : flow.sinks], "sinks")
         found = tokens[:, flow.sinks : flow.sinks + flow.settle_new]
         if flow.settle_old:
             found = np.concatenate([self.recent.view[:, : flow.settle_old], found], axis=1)
         basis = self.basis
         if basis is None and found.shape[1]:
             basis = learned(found, self.needs, self.known)
-        self._check_recent(tokens[:, flow.sinks + flow.settle_new :], basis)
-        found = found[:, flow.skip :]
+        if flow.sinks + flow.settle_new < tokens.shape[1]:
+            self._check_recent(tokens[:, flow.sinks + flow.settle_new :], basis)
+        if flow.skip:
+            found = found[:, flow.skip :]
         return Settled(found if basis is None else basis.moved(found), basis)
 
     def _check_recent(self, recent: Floats, basis: Basis | None) -> None:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
-        if not recent.shape[1]:
-            return
         moved = recent if basis is None else basis.moved(recent)
         limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
         if largest(moved) * math.sqrt(self.dim) <= limit:
@@ -110,13 +116,13 @@ class Side:
 
     def reserve(self, pending: Pending) -> None:
         """Make room for a prepared append, after which it cannot fail; all tokens stay as they are."""
-        flow, sinks, recent = pending.flow, pending.sinks, pending.recent
-        room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
-        room = max(room, flow.sinks)  # repeated by reorder(), sinks may be more than the limit already
-        for held, new, extra in ((self.sinks, sinks, room), (self.recent, recent, recent.shape[1])):
-            if new.shape[1]:
-                held.widen(np.result_type(held.view.dtype, new.dtype))
-                held.reserve(extra)
+        sinks, recent = pending.sinks, pending.recent
+        if sinks.shape[1]:
+            room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
+            # repeated by reorder(), sinks may be more than the limit already
+            _make_room(self.sinks, sinks, max(room, sinks.shape[1]))
+        if recent.shape[1]:
+            _make_room(self.recent, recent, recent.shape[1])
         for name, array in self.coded.items():
             array.reserve(pending.encoded[name].shape[1])
 
@@ -124,13 +130,18 @@ class Side:
         """Carry a prepared append out."""
         flow = pending.flow
         self.basis = pending.basis
-        self.sinks.extend(pending.sinks)
-        self.sinks.drop_front(flow.drop_sinks)
+        if flow.sinks:
+            self.sinks.extend(pending.sinks)
+        if flow.drop_sinks:
+            self.sinks.drop_front(flow.drop_sinks)
         for name, array in self.coded.items():
-            array.drop_front(flow.drop_coded)
+            if flow.drop_coded:
+                array.drop_front(flow.drop_coded)
             array.extend(pending.encoded[name])
-        self.recent.drop_front(flow.settle_old)
-        self.recent.extend(pending.recent)
+        if flow.settle_old:
+            self.recent.drop_front(flow.settle_old)
+        if pending.recent.shape[1]:
+            self.recent.extend(pending.recent)
 
     def take(self, sinks: Positions, coded: Positions, recent: Positions) -> None:
         """Keep the tokens at these positions of each part, in this order."""
@@ -245,6 +256,12 @@ class Side:
     def _basis(self) -> Basis:
         assert self.basis is not None, "codes are made once the basis is known"
         return self.basis
+
+
+def _make_room(held: TokenArray, new: Floats, extra: int) -> None:
+    """Room for `extra` tokens of a dtype that also holds the new ones."""
+    held.widen(np.result_type(held.view.dtype, new.dtype))
+    held.reserve(extra)
 
 
 def _float32(exact: Floats) -> F32:

@@ -1,39 +1,48 @@
-"""Several layers of one form at once: the rows of a batch, encoded and decoded in one call of the quantizer.
+"""Several layers of one form at once: rows of a batch or layers of a model, in one call of each quantizer.
 
-A call costs some hundred microseconds of numpy whatever it holds, and a batch has one layer for each of its rows.
+A call costs some dozen microseconds of numpy whatever it holds, and a step brings a token to every layer of every row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_cache.codecs import Rows
-from tq_cache.flow import Pending, pending
+from tq_cache.codecs import Rows, TokenCodec
+from tq_cache.flow import pending
 from tq_cache.layer import Layer
 from tq_cache.side import Side
+from tq_core import ScaleRange
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
+
+FEW: Final = 256  # rows of a side; from there on a call by itself costs nothing, and joining them is a copy of all
 
 
 def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]) -> list[range]:
     """Add (lanes, n, dim) tokens to each layer; returns the positions that each quantized.
 
-    All or nothing: whatever can fail is done before any layer changes.
+    All or nothing: whatever can fail is done before any layer changes. Vectors that one codec takes, those of several
+    layers and of keys and values alike, are encoded in one call; codes do not depend on what is encoded beside them.
     """
     for layer in layers:
         layer.open()
     flows = [layer.flow(tokens.shape[1]) for layer, tokens in zip(layers, keys, strict=True)]
-    work: list[tuple[Side, Pending]] = []
-    for sides, tokens in _alike(layers, keys, values):
-        settled = [side.settled(new, flow) for side, new, flow in zip(sides, tokens, flows, strict=True)]
-        encoded = _encode(sides, [found.tokens for found in settled])
-        work += [
-            (side, pending(new, flow, rows, found.basis))
-            for side, new, flow, rows, found in zip(sides, tokens, flows, encoded, settled, strict=True)
-        ]
+    parts = [
+        (side, tokens if group.heads is None else tokens[group.heads], flow)
+        for layer, flow, both in zip(layers, flows, zip(keys, values, strict=True), strict=True)
+        for group in layer.groups
+        for side, tokens in zip((group.keys, group.values), both, strict=True)
+    ]
+    settled = [side.settled(tokens, flow) for side, tokens, flow in parts]
+    encoded = _encode([side for side, _, _ in parts], [found.tokens for found in settled])
+    work = [
+        (side, pending(tokens, flow, rows, found.basis))
+        for (side, tokens, flow), rows, found in zip(parts, encoded, settled, strict=True)
+    ]
     for side, ready in work:
         side.reserve(ready)
     learning = [layer for layer in layers if not layer.is_ready]
@@ -57,16 +66,6 @@ def values(layers: Sequence[Layer], start: int, stop: int) -> F32:
     """As `keys`."""
     sides = [[layer.groups[group].values for layer in layers] for group in range(len(layers[0].groups))]
     return _joined(layers[0], [_tokens(alike, start, stop) for alike in sides])
-
-
-def _alike(
-    layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]
-) -> Iterator[tuple[list[Side], list[Floats]]]:
-    """The sides of all layers that have one codec, with the tokens of their lanes."""
-    for index, (heads, *_) in enumerate(layers[0].groups):
-        groups = [layer.groups[index] for layer in layers]
-        yield [group.keys for group in groups], [new if heads is None else new[heads] for new in keys]
-        yield [group.values for group in groups], [new if heads is None else new[heads] for new in values]
 
 
 def _joined(layer: Layer, parts: list[F32]) -> F32:
@@ -95,20 +94,36 @@ def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
 
 
 def _encode(sides: Sequence[Side], settled: Sequence[Floats]) -> list[Rows]:
-    first = sides[0]
-    counts = [tokens.shape[1] for tokens in settled]
-    dtype = np.result_type(*(tokens.dtype for tokens in settled))  # wider is exact, and codes do not depend on it
-    flat = np.concatenate([tokens.astype(dtype, copy=False).reshape(-1, first.dim) for tokens in settled])
-    rows = first.codec.encode(flat)
-    found: list[Rows] = []
-    start = 0
-    for count in counts:
-        stop = start + first.lanes * count
-        found.append(
-            {name: array[start:stop].reshape(first.lanes, count, *array.shape[1:]) for name, array in rows.items()}
-        )
-        start = stop
+    """The rows of each side, (lanes, n, ...) arrays; sides of one codec that bring few share a call of it."""
+    calls: dict[tuple[int, int], list[int]] = {}
+    for index, (side, tokens) in enumerate(zip(sides, settled, strict=True)):
+        is_few = tokens.shape[0] * tokens.shape[1] <= FEW
+        calls.setdefault((id(side.codec), -1 if is_few else index), []).append(index)
+    found: list[Rows] = [{}] * len(sides)
+    for indices in calls.values():
+        dim, codec = sides[indices[0]].dim, sides[indices[0]].codec
+        dtypes = {settled[index].dtype for index in indices}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)  # wider is exact: codes stay the same
+        flat = [settled[index].astype(dtype, copy=False).reshape(-1, dim) for index in indices]
+        rows = _encoded(codec, flat)
+        start = 0
+        for index, part in zip(indices, flat, strict=True):
+            stop, lead = start + len(part), settled[index].shape[:2]
+            found[index] = {name: array[start:stop].reshape(*lead, *array.shape[1:]) for name, array in rows.items()}
+            start = stop
     return found
+
+
+def _encoded(codec: TokenCodec, parts: list[Floats]) -> Rows:
+    """All parts in one call; an error counts rows within the part that it is about."""
+    if len(parts) == 1:
+        return codec.encode(parts[0])
+    try:
+        return codec.encode(np.concatenate(parts))
+    except ScaleRange:
+        for part in parts:
+            codec.encode(part)
+        raise
 
 
 def _decode(sides: Sequence[Side], low: int, high: int) -> F32:

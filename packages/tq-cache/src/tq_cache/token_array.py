@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from tq_cache.place import HOST
 from tq_core.device import Device
 
-SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 16: little padding, few copies
-LEAST: Final = 16
+SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 8: little padding, few copies
+LEAST: Final = 8
 
 
 class TokenArray:
@@ -41,6 +41,9 @@ class TokenArray:
     def used_nbytes(self) -> int:
         """Bytes of the tokens alone."""
         return self.view.nbytes
+
+    def open(self) -> None:
+        """Verify what no one has read yet; here there is nothing."""
 
     def reserve(self, extra: int) -> None:
         """Make room for `extra` tokens at the end. The content stays, also when memory runs out."""

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.checks import is_finite
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 from tq_core.registry import Plan
 from tq_kernels_simd import _simd
@@ -146,7 +147,7 @@ class PackedAttention:
             raise ShapeMismatch(f"queries must be (lanes, groups, count, {self.keys.dim}), got {queries.shape}")
         if queries.dtype != np.float32:
             raise InvalidDtype(f"queries must be float32, got {queries.dtype}")
-        if not np.isfinite(queries).all():
+        if not is_finite(queries):
             raise NotFinite(f"queries must be finite, got {queries[~np.isfinite(queries)][0]}")
         shape, rows = queries.shape[:3], np.ascontiguousarray(queries).reshape(-1, self.keys.dim)
         turned = self._backend.rotate(self.keys.rotation, rows).reshape(queries.shape)

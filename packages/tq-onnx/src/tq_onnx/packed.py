@@ -108,21 +108,16 @@ class PackedCache:
         `keys` and `values` are those of the new tokens, which begin at column `start`; padding gets zeros.
         """
         self._align(padding)
+        if len(self._parts) == 1 and not padding.any():
+            return _attended(self._parts[0], site, queries, keys, values)
         out = np.zeros((*queries.shape[:3], values.shape[3]), np.float32)
         width = self._batch // len(self._parts)
         for number, part in enumerate(self._parts):
             rows = slice(number * width, (number + 1) * width)
             first = max(0, int(padding[rows].max()) - start)
             if first < queries.shape[2]:
-                out[rows, :, first:] = part.attend(
-                    queries[rows, :, first:],
-                    site.layer,
-                    scale=site.scale,
-                    causal=True,
-                    softcap=site.softcap or None,
-                    sliding_window=site.window,
-                    fresh=(keys[rows, :, first:], values[rows, :, first:]),
-                )
+                own = (tensor[rows, :, first:] for tensor in (queries, keys, values))
+                out[rows, :, first:] = _attended(part, site, *own)
         return out
 
     def _take(
@@ -158,10 +153,11 @@ class PackedCache:
             self._parts = self._parts[0].split()
 
     def _check(self, new: Mapping[str, NDArray[Any]], start: int, padding: NDArray[np.int64]) -> None:
+        # padding attends to nothing, and what a graph computes there is no vector of the cache
+        padded = np.flatnonzero(padding > start)
         for layer in self._layers:
             for name in (layer.past_key, layer.past_value):
-                # padding attends to nothing, and what a graph computes there is no vector of the cache
-                for row in np.flatnonzero(padding > start):
+                for row in padded:
                     new[name][row, :, : padding[row] - start] = 0
                 check_rows(new[name], self._largest_norm, name)
 
@@ -175,22 +171,35 @@ class PackedCache:
         targets: Mapping[str, NDArray[Any]] | None,
     ) -> int:
         """Pack the new tokens of some rows, which begin after `padding` columns; tokens quantized over all layers."""
-        first, written = max(0, padding - start), 0
-        for index, layer in enumerate(self._layers):
-            keys, values = new[layer.past_key][rows], new[layer.past_value][rows]
-            if first >= keys.shape[2]:
-                return 0
-            changed = part.append(keys[:, :, first:], values[:, :, first:], index)[0]  # all rows alike
-            written += len(changed)
-            if targets is None or len(changed) == 0:
-                continue
-            columns = slice(changed.start + padding, changed.stop + padding)
-            for name, decoded in ((layer.past_key, part.keys), (layer.past_value, part.values)):
-                targets[name][rows, :, columns] = decoded(index, changed.start, changed.stop)
-        return written
+        first = max(0, padding - start)
+        pairs = [(new[layer.past_key][rows], new[layer.past_value][rows]) for layer in self._layers]
+        if first >= pairs[0][0].shape[2]:
+            return 0
+        changed = part.append_layers([(keys[:, :, first:], values[:, :, first:]) for keys, values in pairs])
+        if targets is not None:
+            for index, (layer, (quantized, *_)) in enumerate(zip(self._layers, changed, strict=True)):
+                if len(quantized) == 0:  # all rows alike
+                    continue
+                columns = slice(quantized.start + padding, quantized.stop + padding)
+                for name, decoded in ((layer.past_key, part.keys), (layer.past_value, part.values)):
+                    targets[name][rows, :, columns] = decoded(index, quantized.start, quantized.stop)
+        return sum(len(rows_of_layer[0]) for rows_of_layer in changed)
 
     def read(self, targets: Mapping[str, NDArray[Any]]) -> None:
         """Fill the layers' tensors with what the cache holds; rows are of one length."""
         for index, layer in enumerate(self._layers):
             targets[layer.past_key][:, :, : len(self.cache)] = self.cache.keys(index)
             targets[layer.past_value][:, :, : len(self.cache)] = self.cache.values(index)
+
+
+def _attended(cache: DecoderCache, site: Site, queries: Floats, keys: Floats, values: Floats) -> F32:
+    """Attention of new tokens of rows that all begin in one column."""
+    return cache.attend(
+        queries,
+        site.layer,
+        scale=site.scale,
+        causal=True,
+        softcap=site.softcap or None,
+        sliding_window=site.window,
+        fresh=(keys, values),
+    )

@@ -19,8 +19,12 @@ FURTHER: Final = {
 
 def to_page(report: Report) -> str:
     """The page as text; MissingExtra of tq-trace where there is no plot library."""
-    rows = [dict(zip(report.columns, row.cells(report.asked), strict=True)) for row in report.rows]
-    columns = [Column(name, name, is_text=name in TEXT_COLUMNS) for name in report.columns]
+    titles = ("row", *report.columns)
+    rows = [
+        dict(zip(titles, (str(number), *row.cells(report.asked)), strict=True))
+        for number, row in enumerate(report.rows)
+    ]
+    columns = [Column(name, name, is_text=name in TEXT_COLUMNS) for name in titles]
     sheets = [Sheet("", columns, rows), _further(report), *_by_text(report)]
     document = Document(
         "tq-onnx evaluate", visible(report.heading()), sheets, report.to_dict(), report.notes, lambda: _plots(report)
@@ -61,5 +65,5 @@ def _plots(report: Report) -> list[Plot]:
     if not kl:
         return []
     titles = ("KL to the exact logits, mean (nats)", "KL, 99th percentile (nats)")
-    caption = "Divergence against bytes; numbers count the rows below the exact one. Lower left is better."
+    caption = "Divergence against bytes; numbers are those of the table. Lower left is better."
     return [bits_plot([kl, tail], titles, caption)]

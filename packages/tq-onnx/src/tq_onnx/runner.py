@@ -30,8 +30,8 @@ class DecoderRunner:
     of reconstruct up to rounding. UnsupportedBundle says which layer of a graph cannot be cut, and why. States of
     fixed size, as hybrid models carry, stay as they are in every mode.
 
-    A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory between two layers
-    may leave the oldest tokens of a window quantized a step early.
+    A step that raises leaves the runner as it was. One exception: an interrupt or a lack of memory while codes are read
+    back, or between rows that are padded differently, may leave the oldest tokens of a window quantized a step early.
     """
 
     def __init__(
