@@ -24,6 +24,7 @@ POLICIES = [
     "k=mse8,v=mse1,kmean=2,window=1",
     "k=mse3x16+mse2,v=int4,ksplit=3,sinks=1",
     "k=prod4,v=mse4",
+    "k=trellis4s256,v=trellis3s8,sinks=1",
 ]
 
 

@@ -5,6 +5,8 @@ import numpy as np
 from tq_core.codebook import codebook_of
 from tq_core.plan import ScalarPlan, scale_candidates
 from tq_core.rotation import Rotation
+from tq_core.trellis_plan import TrellisPlan, trellis_candidates
+from tq_core.trellis_table import trellis
 
 WIDTHS = (*range(1, 9), 2.25, 2.5, 3.25, 3.5)
 
@@ -13,6 +15,12 @@ def scalar_plan(dim, bits, *, rule="unbiased", search=0, strict=False, kind="had
     """A plan without defaults that tests would have to know."""
     candidates = scale_candidates(dim, search)
     return ScalarPlan(Rotation(dim, kind, 7), codebook_of(dim, bits), rule, candidates, sketch, strict)
+
+
+def trellis_plan(dim, bits, states, *, rule="unbiased", search=0, strict=False, kind="hadamard"):
+    """The same for a trellis code."""
+    candidates = trellis_candidates(dim, search)
+    return TrellisPlan(Rotation(dim, kind, 7), trellis(bits, states), rule, candidates, strict=strict)
 
 
 def same_bits(got, expected):

@@ -12,6 +12,7 @@ REGISTERS = 128  # two blocks of 256 threads a processor at the least
 SHARED = 16 * 1024  # static; dynamic shared memory is bounded where kernels are launched
 MORE_SHARED = {
     "tq_products": 18 * 1024,  # a tile of 64 rows and one of 64 queries, 32 coordinates deep
+    "tq_products_trellis": 18 * 1024,  # the same
     "tq_sketch": 25 * 1024,  # 64 residuals of 64 bits and 64 rows of the matrix, as deep
 }
 MORE_REGISTERS = {}  # kernel -> its own bound, with the reason beside it

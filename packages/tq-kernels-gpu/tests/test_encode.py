@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 from gpu_plans import WIDTHS, same_bits, scalar_plan
 
-from tq_core.errors import BackendUnavailable, InvalidDtype, ShapeMismatch
+from tq_core.errors import InvalidDtype, ShapeMismatch
 from tq_core.norms import row_norms, unit_rows
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.plan import RULES
 from tq_core.radix import RADICES
 from tq_core.sketch import Sketch
 from tq_core.testing import DIMS, LARGE_DIMS, samples
-from tq_core.trellis_plan import TrellisPlan
-from tq_core.trellis_table import trellis
 from tq_kernels_gpu.backend import GpuBackend
-from tq_kernels_gpu.ops.encode import encode, first_stage, normalize
+from tq_kernels_gpu.ops.encode import encode, first_stage
+from tq_kernels_gpu.ops.normalize import normalize
 
 NUMPY = NumpyBackend()
 
@@ -130,10 +129,3 @@ def test_what_cannot_be_encoded_is_refused(device):
         encode(device, plan, device.xp.zeros((3, 65), np.float32))
     with pytest.raises(InvalidDtype, match=r"must be one of float32, .*got int32"):
         encode(device, plan, device.xp.zeros((3, 64), np.int32))
-
-
-def test_plans_without_kernels_are_refused(device):
-    x = device.xp.zeros((3, 64), np.float32)
-    plan = TrellisPlan(scalar_plan(64, 4).rotation, trellis(2, 256), "unbiased", (1.0,), strict=False)
-    with pytest.raises(BackendUnavailable, match="no kernels for TrellisPlan"):
-        encode(device, plan, x)

@@ -1,7 +1,7 @@
 """No result depends on the order in which threads run between barriers: the logic holds from the last to the first."""
 
 import pytest
-from gpu_plans import WIDTHS, same_bits, scalar_plan
+from gpu_plans import WIDTHS, same_bits, scalar_plan, trellis_plan
 
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.sketch import Sketch
@@ -58,3 +58,13 @@ def test_scores_search_and_sums(backwards, cpu, dim):
                     strict=True,
                 ):
                     same_bits(got, expected)
+
+
+@pytest.mark.parametrize(("bits", "states"), [(1, 8), (4, 8), (4, 256), (1, 1024), (3, 1024), (2, 4096)])
+def test_walks_of_a_trellis(backwards, bits, states):
+    plan, x = trellis_plan(64, bits, states, search=3), samples(64)[:17:4]
+    packed, scales, _ = NUMPY.encode(plan, x)
+    got = backwards.encode(plan, x)
+    same_bits(got[0], packed)
+    same_bits(got[1], scales)
+    same_bits(backwards.decode(plan, packed, scales, None), NUMPY.decode(plan, packed, scales, None))

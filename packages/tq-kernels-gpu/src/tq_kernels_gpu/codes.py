@@ -5,11 +5,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tq_core.codebook import Codebook, MixedCodebook
-from tq_core.errors import BackendUnavailable
-from tq_core.plan import RULES, ScalarPlan
+from tq_core.plan import RULES
 from tq_core.registry import Plan
+from tq_core.trellis_table import Trellis
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.tables import kept
+from tq_kernels_gpu.trellis_tables import TrellisTables, trellis_tables
 
 FORMATS: Final[dict[float, int]] = {bits: bits for bits in range(1, 9)} | {2.25: 9, 2.5: 10, 3.25: 11, 3.5: 12}
 MIXED_SLOTS: Final = 8  # tq_slots and tq_centroid_slots of a fractional width
@@ -40,6 +41,11 @@ def book_tables(device: Device, book: Codebook | MixedCodebook) -> BookTables:
     return tables
 
 
+def centroid_tables(device: Device, book: Codebook | MixedCodebook | Trellis) -> BookTables | TrellisTables:
+    """What decoding needs of a plan's codebook of either kind."""
+    return trellis_tables(device, book) if isinstance(book, Trellis) else book_tables(device, book)
+
+
 def _upload_book(device: Device, book: Codebook | MixedCodebook) -> BookTables:
     mixed = isinstance(book, MixedCodebook)
     books = book.books
@@ -61,15 +67,8 @@ def _upload_book(device: Device, book: Codebook | MixedCodebook) -> BookTables:
     )
 
 
-def search_arguments(device: Device, plan: ScalarPlan) -> tuple[Argument, ...]:
+def search_arguments(device: Device, plan: Plan) -> tuple[Argument, ...]:
     """The kernel parameters `candidates, candidate_count, rule` of a plan."""
     values = np.array(plan.candidates, np.float32)
     candidates = kept(device).get(plan.rotation, plan.candidates, lambda: device.asarray(values))
     return (candidates, np.int32(len(values)), np.int32(RULES.index(plan.rule)))
-
-
-def scalar_plan(plan: Plan) -> ScalarPlan:
-    """The plan, or BackendUnavailable for one of a kind that has no kernels."""
-    if not isinstance(plan, ScalarPlan):
-        raise BackendUnavailable("gpu", f"there are no kernels for {type(plan).__name__}", "backend='auto' has them")
-    return plan

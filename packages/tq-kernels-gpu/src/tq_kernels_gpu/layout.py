@@ -30,14 +30,17 @@ def row_floats(dim: int) -> int:
     return (dim + (dim - 1 >> 5) + 2) & ~1
 
 
-def row_launch(device: Device, rows: int, dim: int, *, buffers: int = 1) -> RowLaunch:
-    """The launch for `rows` rows of `dim` coordinates, `buffers` rows of floats for each block."""
+def row_launch(device: Device, rows: int, dim: int, *, buffers: int = 1, beside: int = 0) -> RowLaunch:
+    """The launch for `rows` rows of `dim` coordinates, `buffers` rows of floats for each block.
+
+    `beside`: bytes of dynamic shared memory that the kernel needs before them, wherever they lie.
+    """
     block = 32 if dim in WARP_DIMS else min(MOST_THREADS, max(FEWEST_THREADS, 1 << (-(-dim // 8) - 1).bit_length()))
     size = 4 * buffers * row_floats(dim)
-    if size <= device.shared_limit - 1024:  # less what kernels have in static shared memory
-        return RowLaunch(max(1, min(rows, BLOCKS_A_PROCESSOR * device.processors)), block, size, None)
+    if beside + size <= device.shared_limit - 1024:  # less what kernels have in static shared memory
+        return RowLaunch(max(1, min(rows, BLOCKS_A_PROCESSOR * device.processors)), block, beside + size, None)
     grid = max(1, min(rows, SCRATCH_BLOCKS))
-    return RowLaunch(grid, block, 0, device.xp.empty((grid, size), np.uint8))
+    return RowLaunch(grid, block, beside, device.xp.empty((grid, size), np.uint8))
 
 
 def dtype_number(array: Array, allowed: tuple[str, ...], what: str) -> np.int32:

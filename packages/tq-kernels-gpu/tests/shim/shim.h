@@ -254,6 +254,13 @@ static inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32
     const unsigned from = shim_current->lane ^ bits;
     return shim_shuffle(mask, value, (from & ~(width - 1)) > (shim_current->lane & ~(width - 1)) ? shim_current->lane : from);
 }
+static inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
+    const uint64_t* slots = shim_exchange(mask, value);
+    unsigned least = value;
+    for (unsigned lane = 0; lane < 32; lane++)
+        if (mask >> lane & 1) least = std::min(least, (unsigned)slots[lane]);
+    return least;
+}
 template <class T>
 static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
     const unsigned lane = shim_current->lane, inside = lane & (width - 1);

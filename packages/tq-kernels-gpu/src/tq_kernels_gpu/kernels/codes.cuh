@@ -1,10 +1,11 @@
-// Scalar codes: where they lie in a packed row (docs/format.md, section 5) and how coordinates become codes (section 4).
-// FORMAT is 1..8 for whole bits, stored in planes, and 9..12 for the fractional widths, stored in mixed-radix words;
-// FORMATS of codes.py.
+// Codes: where they lie in a packed row (docs/format.md, section 5) and how coordinates become scalar ones (section 4).
+// FORMAT is 1..8 for whole bits, stored in planes, 9..12 for the fractional widths, stored in mixed-radix words (FORMATS
+// of codes.py), and 13..16 for trellises of 1..4 bits, whose codes are windows (trellis.cuh).
 
-#include "types.cuh"
+#include "trellis.cuh"
 
-TQ_DEVICE constexpr bool tq_mixed(int format) { return format > 8; }
+TQ_DEVICE constexpr bool tq_mixed(int format) { return format > 8 && format < TQ_TRELLIS; }
+TQ_DEVICE constexpr bool tq_trellis(int format) { return format >= TQ_TRELLIS; }
 
 // Coordinates that take different codebooks in turn: the digits of a word.
 TQ_DEVICE constexpr int tq_places(int format) {
@@ -30,26 +31,16 @@ TQ_DEVICE constexpr int tq_slots(int format) { return tq_mixed(format) ? 8 : 1 <
 // Centroids that a codebook has room for in its table.
 TQ_DEVICE constexpr int tq_centroid_slots(int format) { return tq_mixed(format) ? 16 : 1 << format; }
 
+// Where the centroid of a code of coordinate place is in the table, `size` numbers.
+template <int FORMAT>
+TQ_DEVICE u32 tq_entry(int place, u32 code, int size) {
+    return tq_trellis(FORMAT) ? code & (size - 1) : place * tq_centroid_slots(FORMAT) + code;
+}
+
 enum { TQ_MOST_MAGNITUDES = 128, TQ_MOST_CENTROIDS = 256 };
 
 // Coordinates that tq_unpack gives at once: those of as many bytes as a plane has bits, or of a word.
 TQ_DEVICE constexpr int tq_group(int format) { return tq_mixed(format) ? tq_places(format) : 8; }
-
-// Little-endian integer of up to WIDTH bytes (1, 2, 4 or 8), the missing ones 0; one load where it is aligned.
-template <int WIDTH>
-TQ_DEVICE u64 tq_load_bytes(const u8* from, int available) {
-    if (available >= WIDTH && ((u64)from & (WIDTH - 1)) == 0) {
-        if (WIDTH == 8) return *(const u64*)from;
-        if (WIDTH == 4) return *(const u32*)from;
-        if (WIDTH == 2) return *(const u16*)from;
-        return *from;
-    }
-    u64 value = 0;
-#pragma unroll
-    for (int i = 0; i < WIDTH; i++)
-        if (i < available) value |= (u64)from[i] << (8 * i);
-    return value;
-}
 
 template <int WIDTH>
 TQ_DEVICE void tq_unpack_plane(const u8* plane, int bytes, int group, int shift, u32 (&codes)[8]) {
@@ -59,9 +50,12 @@ TQ_DEVICE void tq_unpack_plane(const u8* plane, int bytes, int group, int shift,
 }
 
 // The codes of coordinates tq_group * group and following; those behind the row are 0. `bytes`: of the row's first stage.
+// Of a trellis, the windows in the low bits: those above, and what is behind the row, are anything.
 template <int FORMAT>
 TQ_DEVICE void tq_unpack(const u8* row, int bytes, int dim, int group, u32 (&codes)[tq_group(FORMAT)]) {
-    if constexpr (tq_mixed(FORMAT)) {
+    if constexpr (tq_trellis(FORMAT)) {
+        tq_windows<tq_trellis_bits(FORMAT)>(row, bytes, dim, group, codes);
+    } else if constexpr (tq_mixed(FORMAT)) {
         const int bit = group * tq_word_bits(FORMAT), byte = bit >> 3;
         u32 word = 0;
 #pragma unroll

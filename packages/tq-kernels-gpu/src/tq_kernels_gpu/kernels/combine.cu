@@ -18,7 +18,7 @@ struct TqSumming {
 
 // A thread takes one group of coordinates of every slices-th row; `across` threads take a row.
 template <int FORMAT, int SUMS>
-TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, float (*held)[TQ_CHUNK], float* partial) {
+TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, int table, float (*held)[TQ_CHUNK], float* partial) {
     constexpr int COUNT = tq_group(FORMAT);
     const int slices = blockDim.x / across, slice = threadIdx.x / across;
     const int group = blockIdx.y * across + threadIdx.x % across;
@@ -43,7 +43,8 @@ TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, 
             tq_unpack<FORMAT>(s.packed + (start + r) * s.row_bytes, s.bytes, s.dim, group, codes);
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                const float centroid = levels[(i & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT) + codes[i]];
+                const int place = i & (tq_places(FORMAT) - 1);
+                const float centroid = levels[tq_entry<FORMAT>(place, codes[i], table)];
 #pragma unroll
                 for (int sum = 0; sum < SUMS; sum++) total[sum][i] = fmaf(held[sum][r], centroid, total[sum][i]);
             }
@@ -69,13 +70,15 @@ TQ_DEVICE void tq_sum_rows(const TqSumming& s, int across, const float* levels, 
 
 // Sums (splits, sums, dim) of one part of packed rows, its codes in `bytes` bytes from byte `offset` on: weights (sums, rows)
 // times `factor` and the row's own, times the centroids. Blocks are (splits of the rows, tiles of coordinates, groups of
-// SUMS sums); `across`, a power of two, is the number of threads of a block that take a row. `centroids` as in tq_products.
+// SUMS sums); `across`, a power of two, is the number of threads of a block that take a row. `centroids` and shared
+// memory as in tq_products.
 template <int SUMS>
 TQ_DEVICE void tq_combine(
     const u8* packed, i64 rows, int row_bytes, int offset, int bytes, int dim, int format, const float* centroids,
     int table, const float* weights, int sums, float factor, const void* factors, int factor_dtype, int across,
     float* out) {
-    __shared__ float levels[TQ_MOST_CENTROIDS];
+    TQ_DYNAMIC_SHARED(shared);
+    float* levels = (float*)shared;
     __shared__ float held[SUMS][TQ_CHUNK];
     __shared__ float partial[256 * 8];
     for (int i = threadIdx.x; i < table; i += blockDim.x) levels[i] = centroids[i];
@@ -85,18 +88,22 @@ TQ_DEVICE void tq_combine(
                          weights + first * rows, sums - first < SUMS ? sums - first : SUMS, factor, factors,
                          factor_dtype, out + ((i64)blockIdx.x * sums + first) * dim};
     switch (format) {
-        case 1: tq_sum_rows<1, SUMS>(s, across, levels, held, partial); break;
-        case 2: tq_sum_rows<2, SUMS>(s, across, levels, held, partial); break;
-        case 3: tq_sum_rows<3, SUMS>(s, across, levels, held, partial); break;
-        case 4: tq_sum_rows<4, SUMS>(s, across, levels, held, partial); break;
-        case 5: tq_sum_rows<5, SUMS>(s, across, levels, held, partial); break;
-        case 6: tq_sum_rows<6, SUMS>(s, across, levels, held, partial); break;
-        case 7: tq_sum_rows<7, SUMS>(s, across, levels, held, partial); break;
-        case 8: tq_sum_rows<8, SUMS>(s, across, levels, held, partial); break;
-        case 9: tq_sum_rows<9, SUMS>(s, across, levels, held, partial); break;
-        case 10: tq_sum_rows<10, SUMS>(s, across, levels, held, partial); break;
-        case 11: tq_sum_rows<11, SUMS>(s, across, levels, held, partial); break;
-        case 12: tq_sum_rows<12, SUMS>(s, across, levels, held, partial); break;
+        case 1: tq_sum_rows<1, SUMS>(s, across, levels, table, held, partial); break;
+        case 2: tq_sum_rows<2, SUMS>(s, across, levels, table, held, partial); break;
+        case 3: tq_sum_rows<3, SUMS>(s, across, levels, table, held, partial); break;
+        case 4: tq_sum_rows<4, SUMS>(s, across, levels, table, held, partial); break;
+        case 5: tq_sum_rows<5, SUMS>(s, across, levels, table, held, partial); break;
+        case 6: tq_sum_rows<6, SUMS>(s, across, levels, table, held, partial); break;
+        case 7: tq_sum_rows<7, SUMS>(s, across, levels, table, held, partial); break;
+        case 8: tq_sum_rows<8, SUMS>(s, across, levels, table, held, partial); break;
+        case 9: tq_sum_rows<9, SUMS>(s, across, levels, table, held, partial); break;
+        case 10: tq_sum_rows<10, SUMS>(s, across, levels, table, held, partial); break;
+        case 11: tq_sum_rows<11, SUMS>(s, across, levels, table, held, partial); break;
+        case 12: tq_sum_rows<12, SUMS>(s, across, levels, table, held, partial); break;
+        case 13: tq_sum_rows<13, SUMS>(s, across, levels, table, held, partial); break;
+        case 14: tq_sum_rows<14, SUMS>(s, across, levels, table, held, partial); break;
+        case 15: tq_sum_rows<15, SUMS>(s, across, levels, table, held, partial); break;
+        case 16: tq_sum_rows<16, SUMS>(s, across, levels, table, held, partial); break;
     }
 }
 

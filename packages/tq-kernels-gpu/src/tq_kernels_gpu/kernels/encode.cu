@@ -2,12 +2,7 @@
 
 #include "block.cuh"
 #include "codes.cuh"
-
-enum { TQ_PLAIN = 0, TQ_NORM = 1, TQ_UNBIASED = 2, TQ_MSE = 3 };  // RULES of tq_core.plan
-
-struct TqSums {
-    i64 dots, squares;
-};
+#include "scale.cuh"
 
 // A and B of the codes at `scale`, to all threads; z4096 is the row times 4096.
 template <int FORMAT>
@@ -100,16 +95,6 @@ TQ_DEVICE void tq_pack_words(const TqBook& book, const float* z4096, int dim, fl
             }
         }
     }
-}
-
-// s / norm by the rule, K = 2**24; 0 for a zero row except under `plain`.
-TQ_DEVICE double tq_scale_factor(int rule, const TqSums& sums, int dim) {
-    if (rule == TQ_PLAIN) return 1.0;
-    if (sums.dots <= 0) return 0.0;
-    const double a = (double)sums.dots, b = (double)sums.squares;
-    if (rule == TQ_MSE) return a / b;
-    if (rule == TQ_NORM) return sqrt(dim * 16777216.0 / b);
-    return dim * 16777216.0 / a;
 }
 
 struct TqEncoding {

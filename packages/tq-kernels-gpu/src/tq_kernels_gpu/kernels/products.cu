@@ -8,7 +8,7 @@ enum { TQ_TILE = 64, TQ_DEPTH = 32, TQ_PITCH = TQ_TILE + 4 };  // rows and queri
 template <int FORMAT>
 TQ_DEVICE void tq_decode_tile(
     const u8* packed, i64 first, i64 rows, int row_bytes, int bytes, int dim, int start, const float* centroids,
-    float (*tile)[TQ_PITCH]) {
+    int table, float (*tile)[TQ_PITCH]) {
     constexpr int COUNT = tq_group(FORMAT);
     for (int task = threadIdx.x; task < TQ_TILE * TQ_DEPTH / COUNT; task += blockDim.x) {
         const int r = task % TQ_TILE, inside = task / TQ_TILE * COUNT;
@@ -17,39 +17,56 @@ TQ_DEVICE void tq_decode_tile(
         if (there) tq_unpack<FORMAT>(packed + (first + r) * row_bytes, bytes, dim, (start + inside) / COUNT, codes);
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
-            const float* table = centroids + (i & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT);
-            tile[inside + i][r] = there && start + inside + i < dim ? table[codes[i]] : 0.0f;
+            const int place = i & (tq_places(FORMAT) - 1);
+            const bool held = there && start + inside + i < dim;
+            tile[inside + i][r] = held ? centroids[tq_entry<FORMAT>(place, codes[i], table)] : 0.0f;
         }
     }
 }
 
+// A trellis or not is a choice of kernels: in one kernel, what every format needs at hand would take too many registers.
+template <bool TRELLIS>
 TQ_DEVICE void tq_decode_tile_of(
     int format, const u8* packed, i64 first, i64 rows, int row_bytes, int bytes, int dim, int start,
-    const float* centroids, float (*tile)[TQ_PITCH]) {
-    switch (format) {
-        case 1: tq_decode_tile<1>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 2: tq_decode_tile<2>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 3: tq_decode_tile<3>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 4: tq_decode_tile<4>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 5: tq_decode_tile<5>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 6: tq_decode_tile<6>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 7: tq_decode_tile<7>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 8: tq_decode_tile<8>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 9: tq_decode_tile<9>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 10: tq_decode_tile<10>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 11: tq_decode_tile<11>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
-        case 12: tq_decode_tile<12>(packed, first, rows, row_bytes, bytes, dim, start, centroids, tile); break;
+    const float* centroids, int table, float (*tile)[TQ_PITCH]) {
+    if constexpr (TRELLIS) {
+        switch (format) {
+            case 13: tq_decode_tile<13>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 14: tq_decode_tile<14>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 15: tq_decode_tile<15>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 16: tq_decode_tile<16>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+        }
+    } else {
+        switch (format) {
+            case 1: tq_decode_tile<1>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 2: tq_decode_tile<2>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 3: tq_decode_tile<3>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 4: tq_decode_tile<4>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 5: tq_decode_tile<5>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 6: tq_decode_tile<6>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 7: tq_decode_tile<7>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 8: tq_decode_tile<8>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 9: tq_decode_tile<9>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 10: tq_decode_tile<10>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 11: tq_decode_tile<11>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+            case 12: tq_decode_tile<12>(packed, first, rows, row_bytes, bytes, dim, start, centroids, table, tile); break;
+        }
     }
 }
 
 // Scores (queries, rows) of one part of packed rows, its codes in `bytes` bytes from byte `offset` on: the product with
 // queries (queries, dim) times `factor` and the row's own; added to `out` if `add`. Blocks are (row tiles, query tiles) of
-// 256 threads, 16 by 16, each with four rows and four queries. `centroids`: `table` floats, of all places.
-extern "C" __global__ void __launch_bounds__(256) tq_products(
-    const u8* packed, i64 rows, int row_bytes, int offset, int bytes, int dim, int format, const float* centroids,
-    int table, const float* queries, i64 count, float factor, const void* factors, int factor_dtype, int add,
-    float* out) {
-    __shared__ float levels[TQ_MOST_CENTROIDS];
+// 256 threads, 16 by 16, each with four rows and four queries. `centroids`: `table` floats, of all places or
+// all windows, which dynamic shared memory has room for.
+#define TQ_PRODUCTS_PARAMETERS                                                                                    \
+    const u8 *packed, i64 rows, int row_bytes, int offset, int bytes, int dim, int format, const float *centroids, \
+        int table, const float *queries, i64 count, float factor, const void *factors, int factor_dtype, int add,  \
+        float *out
+
+template <bool TRELLIS>
+TQ_DEVICE void tq_products_of(TQ_PRODUCTS_PARAMETERS) {
+    TQ_DYNAMIC_SHARED(shared);
+    float* levels = (float*)shared;
     __align__(16) __shared__ float of_rows[TQ_DEPTH][TQ_PITCH];
     __align__(16) __shared__ float of_queries[TQ_DEPTH][TQ_PITCH];
     for (int i = threadIdx.x; i < table; i += blockDim.x) levels[i] = centroids[i];
@@ -58,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(256) tq_products(
     float sums[4][4] = {};
     for (int start = 0; start < dim; start += TQ_DEPTH) {
         __syncthreads();
-        tq_decode_tile_of(format, packed + offset, first_row, rows, row_bytes, bytes, dim, start, levels, of_rows);
+        tq_decode_tile_of<TRELLIS>(format, packed + offset, first_row, rows, row_bytes, bytes, dim, start, levels, table, of_rows);
         for (int i = threadIdx.x; i < TQ_TILE * TQ_DEPTH; i += blockDim.x) {
             const int q = i / TQ_DEPTH, j = i % TQ_DEPTH;
             const bool there = first_query + q < count && start + j < dim;
@@ -87,4 +104,14 @@ extern "C" __global__ void __launch_bounds__(256) tq_products(
             *to = sums[q][r] * own + (add ? *to : 0.0f);
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256) tq_products(TQ_PRODUCTS_PARAMETERS) {
+    tq_products_of<false>(packed, rows, row_bytes, offset, bytes, dim, format, centroids, table, queries, count, factor,
+                          factors, factor_dtype, add, out);
+}
+
+extern "C" __global__ void __launch_bounds__(256) tq_products_trellis(TQ_PRODUCTS_PARAMETERS) {
+    tq_products_of<true>(packed, rows, row_bytes, offset, bytes, dim, format, centroids, table, queries, count, factor,
+                         factors, factor_dtype, add, out);
 }

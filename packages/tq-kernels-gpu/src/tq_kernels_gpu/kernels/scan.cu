@@ -12,8 +12,8 @@ TQ_DEVICE void tq_scan_rows(
     TQ_DYNAMIC_SHARED(shared);
     __shared__ u64 least[QUERIES];
     __shared__ int counts[QUERIES];
-    tq_load_table(centroids, table, shared);
-    u64* kept = (u64*)(shared + (table << TQ_CODE_BIT));
+    const TqTable levels = tq_load_table(centroids, table, shared);
+    u64* kept = (u64*)(shared + (table << levels.bit));
     TqList lists[QUERIES];
 #pragma unroll
     for (int q = 0; q < QUERIES; q++) {
@@ -29,10 +29,10 @@ TQ_DEVICE void tq_scan_rows(
     const int count = blockDim.x / lanes * ROWS;
     __syncthreads();
     for (i64 first = (i64)blockIdx.x * count; first < rows; first += (i64)gridDim.x * count) {
-        tq_dots_of<QUERIES, ROWS>(format, stage, first, rows, lanes, first_queries, shared, dots);
+        tq_dots_of<QUERIES, ROWS>(format, stage, first, rows, lanes, first_queries, levels, dots);
         if (sketch_queries)
             tq_dots<1, QUERIES, ROWS>(
-                sketch, first, rows, lanes, second_queries, shared, dots + QUERIES * count);
+                sketch, first, rows, lanes, second_queries, levels, dots + QUERIES * count);
         __syncthreads();
         tq_finish_rows<QUERIES>(factors, first, rows, count, queries, dots, mask, out, lists);
         __syncthreads();
@@ -46,7 +46,7 @@ TQ_DEVICE void tq_scan_rows(
 // A row's codes: a first stage of `dim` coordinates in its first `bytes` bytes, to be multiplied by `factor` and the row's
 // scale, and with `sketch_queries` signs of `sketch_dim` projections from byte `sketch_offset` on, by `sketch_factor` and
 // its gamma. Queries (queries, dim) float32, rotated; (queries, sketch_dim) projected. `centroids`: `table` floats, of all
-// places; none for one bit, which counts as -1 and 1. `lanes` lanes share a row. `capacity` keys a list.
+// places or windows; none for one bit, which counts as -1 and 1. `lanes` lanes share a row. `capacity` keys a list.
 //
 // Each code costs a shift, a mask, a look-up and QUERIES multiply-adds: docs/decisions/0018-gpu-scan.md counts them.
 #define TQ_SCAN_PARAMETERS                                                                                             \

@@ -15,29 +15,47 @@ struct TqCodes {
     int row_bytes, bytes, dim;
 };
 
-// Widths of one plane, in which a span is as many words as a code has bits.
-TQ_DEVICE constexpr bool tq_one_plane(int format) { return format == 1 || format == 2 || format == 4 || format == 8; }
+// Widths of whole bits, in which a span is as many words as a code has bits: those of the widest plane first.
+TQ_DEVICE constexpr bool tq_planes(int format) { return format <= 8; }
 
-// Whether every span of rows of one plane can be loaded by whole vectors.
+// Whether every plane of every span can be loaded by whole vectors; those behind the widest plane then can, too.
 template <int FORMAT>
 TQ_DEVICE bool tq_aligned(const TqCodes& codes) {
-    constexpr int UNIT = FORMAT >= 4 ? 16 : 4 * FORMAT;
+    constexpr int UNIT = FORMAT >= 4 ? 16 : FORMAT >= 2 ? 8 : 4;
     return codes.dim % TQ_SPAN == 0 && codes.row_bytes % UNIT == 0 && ((u64)codes.packed & (UNIT - 1)) == 0;
 }
 
-template <int FORMAT>
-TQ_DEVICE void tq_load_span(const u8* from, u32 (&words)[FORMAT]) {
-    if constexpr (FORMAT == 1) {
+// The words of a span of one plane of WIDTH bits; by bytes unless `aligned`.
+template <int WIDTH>
+TQ_DEVICE void tq_load_plane(const u8* plane, int span, bool aligned, u32* words) {
+    const u8* from = plane + span * 4 * WIDTH;
+    if (!aligned) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) words[i] = (u32)tq_load_bytes<4>(from + 4 * i, 4);
+    } else if constexpr (WIDTH == 1) {
         words[0] = *(const u32*)from;
-    } else if constexpr (FORMAT == 2) {
+    } else if constexpr (WIDTH == 2) {
         const uint2 two = *(const uint2*)from;
         words[0] = two.x, words[1] = two.y;
     } else {
 #pragma unroll
-        for (int i = 0; i < FORMAT; i += 4) {
+        for (int i = 0; i < WIDTH; i += 4) {
             const uint4 four = *(const uint4*)(from + 4 * i);
             words[i] = four.x, words[i + 1] = four.y, words[i + 2] = four.z, words[i + 3] = four.w;
         }
+    }
+}
+
+// The words of a span, `dim` being a multiple of TQ_SPAN.
+template <int FORMAT>
+TQ_DEVICE void tq_load_span(const u8* row, int dim, int span, bool aligned, u32 (&words)[FORMAT]) {
+    const int bytes = dim / 8;  // of a plane of one bit
+    if constexpr (FORMAT == 8) {
+        tq_load_plane<8>(row, span, aligned, words);
+    } else {
+        if constexpr (FORMAT & 4) tq_load_plane<4>(row, span, aligned, words);
+        if constexpr (FORMAT & 2) tq_load_plane<2>(row + (FORMAT & 4) * bytes, span, aligned, words + (FORMAT & 4));
+        if constexpr (FORMAT & 1) tq_load_plane<1>(row + (FORMAT & 6) * bytes, span, aligned, words + (FORMAT & 6));
     }
 }
 
@@ -64,20 +82,47 @@ TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, fl
     return loaded;
 }
 
-// The centroids in shared memory, one copy a lane: lanes that look up different codes meet different banks.
-TQ_DEVICE void tq_load_table(const float* centroids, int table, unsigned char* to) {
-    for (int i = threadIdx.x; i < table * 32; i += blockDim.x) ((float*)to)[i] = centroids[i >> 5];
+// Copies of a table of `size` centroids, within 32 KiB; copies_of in ops/scan.py.
+TQ_DEVICE constexpr int tq_copies(int size) { return size <= 256 ? 32 : 8192 / size; }
+
+// Centroids in shared memory, copies of one beside each other. With one copy a lane, lanes that look up different codes meet
+// different banks. From 1024 windows of a trellis on there is no room for that: of eight copies each serves four lanes,
+// which meet in its four banks at random, and of two copies sixteen.
+struct TqTable {
+    const unsigned char* bytes;
+    u32 mask;  // of the windows of a trellis
+    int bit;   // log2 of the bytes of all copies of one centroid
+    u32 lane;  // byte of the lane's own copy in them
+};
+
+// No barrier.
+TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, unsigned char* to) {
+    const int copies = tq_copies(size), log = 31 - __clz(copies);
+    for (int i = threadIdx.x; i < size << log; i += blockDim.x) ((float*)to)[i] = centroids[i >> log];
+    return {to, (u32)size - 1, log + 2, (threadIdx.x & (copies - 1)) * 4};
 }
 
-// Where a lane finds the centroid of a code in the table: 128 bytes a code, four a lane. As a word is shifted once for its
-// code to lie seven bits up, a code costs a shift and one logical instruction before its look-up.
+// Where a lane finds the centroid of a scalar code in the table: 128 bytes a code, four a lane. As a word is shifted once
+// for its code to lie seven bits up, a plane costs a shift and one logical instruction before the look-up.
 enum { TQ_CODE_BIT = 7 };
 TQ_DEVICE u32 tq_lane_offset() { return (threadIdx.x & 31) * 4; }
 
+// The place of coordinate i of a span; i is a constant once loops are unrolled, and so are all shifts.
 template <int FORMAT>
-TQ_DEVICE u32 tq_place_of(u32 word, int bit, u32 lane) {
-    const u32 moved = bit < TQ_CODE_BIT ? word << (TQ_CODE_BIT - bit) : word >> (bit - TQ_CODE_BIT);
-    return (moved & ((1u << FORMAT) - 1) << TQ_CODE_BIT) | lane;
+TQ_DEVICE u32 tq_place_of(const u32 (&words)[FORMAT], int i, u32 lane) {
+    u32 place = lane;
+    int first = 0, target = TQ_CODE_BIT;
+#pragma unroll
+    for (int width = 8; width; width >>= 1)
+        if (FORMAT & width) {
+            const u32 word = words[first + i * width / 32];
+            const int bit = i * width % 32;
+            const u32 moved = bit < target ? word << (target - bit) : word >> (bit - target);
+            place |= moved & ((1u << width) - 1) << target;
+            first += width;
+            target += width;
+        }
+    return place;
 }
 
 // Adds four coordinates of one row to the sums of QUERIES queries. `places` are those of the codes in the table; one bit is
@@ -85,14 +130,14 @@ TQ_DEVICE u32 tq_place_of(u32 word, int bit, u32 lane) {
 // not depend on how rows are loaded.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_four(
-    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const unsigned char* table,
+    const u32 (&places)[4], int first, const float4 (&queries)[QUERIES], const TqTable& table,
     float (&sums)[QUERIES]) {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float centroid = 0;
         if constexpr (FORMAT != 1) {
             const int book = ((first + j) & (tq_places(FORMAT) - 1)) * tq_centroid_slots(FORMAT);
-            centroid = *(const float*)(table + places[j] + (book << TQ_CODE_BIT));
+            centroid = *(const float*)(table.bytes + places[j] + (book << TQ_CODE_BIT));
         }
 #pragma unroll
         for (int q = 0; q < QUERIES; q++) {
@@ -106,10 +151,10 @@ TQ_DEVICE void tq_add_four(
     }
 }
 
-// The products of one lane's spans of ROWS rows at once, of one plane: enough loads in flight to fill the bandwidth.
+// The products of one lane's spans of ROWS rows at once, aligned ones: enough loads in flight to fill the bandwidth.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_add_spans(
-    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const unsigned char* table,
+    const TqCodes& codes, const i64 (&at)[ROWS], int lanes, const TqQueries& queries, const TqTable& table,
     float (&sums)[ROWS][QUERIES]) {
     const u32 lane = tq_lane_offset();
 #pragma unroll 1
@@ -117,7 +162,7 @@ TQ_DEVICE void tq_add_spans(
         u32 words[ROWS][FORMAT];
 #pragma unroll
         for (int r = 0; r < ROWS; r++)
-            tq_load_span<FORMAT>(codes.packed + at[r] * codes.row_bytes + span * 4 * FORMAT, words[r]);
+            tq_load_span<FORMAT>(codes.packed + at[r] * codes.row_bytes, codes.dim, span, true, words[r]);
 #pragma unroll
         for (int i = 0; i < TQ_SPAN; i += 4) {
             float4 four[QUERIES];
@@ -127,11 +172,8 @@ TQ_DEVICE void tq_add_spans(
             for (int r = 0; r < ROWS; r++) {
                 u32 own[4];
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const u32 word = words[r][(i + j) * FORMAT / 32];
-                    const int bit = (i + j) * FORMAT % 32;
-                    own[j] = FORMAT == 1 ? word >> bit & 1 : tq_place_of<FORMAT>(word, bit, lane);
-                }
+                for (int j = 0; j < 4; j++)
+                    own[j] = FORMAT == 1 ? words[r][0] >> (i + j) & 1 : tq_place_of<FORMAT>(words[r], i + j, lane);
                 tq_add_four<FORMAT, QUERIES>(own, 0, four, table, sums[r]);
             }
         }
@@ -141,7 +183,7 @@ TQ_DEVICE void tq_add_spans(
 // The same of one row, of any width and alignment, by groups of coordinates.
 template <int FORMAT, int QUERIES>
 TQ_DEVICE void tq_add_groups(
-    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const unsigned char* table, float (&sums)[QUERIES]) {
+    const TqCodes& codes, i64 at, int lanes, const TqQueries& queries, const TqTable& table, float (&sums)[QUERIES]) {
     constexpr int COUNT = tq_group(FORMAT), STEP = COUNT < 4 ? 4 : COUNT;
     const u32 lane = tq_lane_offset();
 #pragma unroll 1
@@ -160,7 +202,10 @@ TQ_DEVICE void tq_add_groups(
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     const u32 code = own[(part + j) / COUNT][(part + j) % COUNT];
-                    some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
+                    if constexpr (tq_trellis(FORMAT))
+                        some[j] = (code & table.mask) << table.bit | table.lane;
+                    else
+                        some[j] = FORMAT == 1 ? code : code << TQ_CODE_BIT | lane;
                 }
 #pragma unroll
                 for (int q = 0; q < QUERIES; q++) four[q] = queries.four(q, span, i + part);
@@ -180,10 +225,10 @@ TQ_DEVICE Number tq_sum_lanes(Number sum, int lanes) {
 // being blockDim.x / lanes * ROWS, for rows before `rows`. No barrier.
 template <int FORMAT, int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots(
-    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table, float* dots) {
+    const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const TqTable& table, float* dots) {
     const int groups = blockDim.x / lanes, group = threadIdx.x / lanes;
     const bool writes = (threadIdx.x & (lanes - 1)) == 0;
-    if constexpr (tq_one_plane(FORMAT)) {
+    if constexpr (tq_planes(FORMAT)) {
         if (tq_aligned<FORMAT>(codes)) {
             float sums[ROWS][QUERIES] = {};
             i64 at[ROWS];
@@ -219,7 +264,7 @@ TQ_DEVICE void tq_dots(
 // As tq_dots, of a format that is known at run time.
 template <int QUERIES, int ROWS>
 TQ_DEVICE void tq_dots_of(
-    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const unsigned char* table,
+    int format, const TqCodes& codes, i64 first, i64 rows, int lanes, const TqQueries& queries, const TqTable& table,
     float* dots) {
     switch (format) {
         case 1: tq_dots<1, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
@@ -234,5 +279,9 @@ TQ_DEVICE void tq_dots_of(
         case 10: tq_dots<10, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
         case 11: tq_dots<11, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
         case 12: tq_dots<12, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 13: tq_dots<13, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 14: tq_dots<14, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 15: tq_dots<15, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
+        case 16: tq_dots<16, QUERIES, ROWS>(codes, first, rows, lanes, queries, table, dots); break;
     }
 }

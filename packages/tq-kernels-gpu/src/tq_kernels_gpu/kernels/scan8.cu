@@ -45,16 +45,11 @@ TQ_DEVICE void tq_load_query8(const u32* words, int dim, u32* to) {
         to[i / TQ_QUERY_WORDS * TQ_QUERY_PITCH + i % TQ_QUERY_WORDS] = words[i];
 }
 
-TQ_DEVICE bool tq_aligned8(int format, const u8* packed, int row_bytes) {
-    const u32 unit = format == 4 ? 16 : 4 * format;
-    return row_bytes % unit == 0 && ((u64)packed & (unit - 1)) == 0;
-}
-
-// As tq_scan_one, with the query of tq_query8 for each part: `words`, `steps` and `sums` of one query. `format` is 1, 2 or
+// As tq_scan_one, with the query of tq_query8 for each part: `words`, `steps` and `sums` of one query. `format` is 1 to
 // 4; `low` and `high` are its codebook (TqBook8), whose step `factor` includes. Dimensions are multiples of 32.
 //
 // A word of eight 4-bit codes takes four permutations, four __dp4a, a flip and two shifts: 1.4 instructions a code.
-extern "C" __global__ void __launch_bounds__(256) tq_scan8(
+extern "C" __global__ void __launch_bounds__(256, 3) tq_scan8(
     const u8* packed, i64 rows, int row_bytes, int dim, int format, u32 low, u32 high, const u32* words,
     const float* steps, const i32* sums, float factor, const void* scales, int scale_dtype, int sketch_offset,
     int sketch_dim, const u32* sketch_words, const float* sketch_steps, const i32* sketch_sums, float sketch_factor,
@@ -71,16 +66,16 @@ extern "C" __global__ void __launch_bounds__(256) tq_scan8(
     if (sketch_words) tq_load_query8(sketch_words, sketch_dim, sketch_query);
     const int sketch_spans = sketch_words ? tq_spans(sketch_dim) : 0;
     float* dots = (float*)(sketch_query + sketch_spans * TQ_QUERY_PITCH);
-    const TqPart8 stage = {packed, row_bytes, dim, {low, high}, stage_query, sums[0], tq_aligned8(format, packed, row_bytes)};
+    const TqPart8 stage = {packed, row_bytes, dim, {low, high}, stage_query, sums[0]};
     const u8* bits = packed + sketch_offset;
-    const TqPart8 sketch = {bits, row_bytes, sketch_dim, {0, 0}, sketch_query, sketch_words ? sketch_sums[0] : 0,
-                            tq_aligned8(1, bits, row_bytes)};
+    const TqPart8 sketch = {bits, row_bytes, sketch_dim, {0, 0}, sketch_query, sketch_words ? sketch_sums[0] : 0};
     const TqFactors factors = {factor * steps[0], sketch_words ? sketch_factor * sketch_steps[0] : 0.0f, scales, gammas,
                                scale_dtype, gamma_dtype};
     const int count = blockDim.x / lanes * ROWS;
     __syncthreads();
     for (i64 first = (i64)blockIdx.x * count; first < rows; first += (i64)gridDim.x * count) {
         if (format == 4) tq_dots8<4, ROWS>(stage, first, rows, lanes, dots);
+        if (format == 3) tq_dots8<3, ROWS>(stage, first, rows, lanes, dots);
         if (format == 2) tq_dots8<2, ROWS>(stage, first, rows, lanes, dots);
         if (format == 1) tq_dots8<1, ROWS>(stage, first, rows, lanes, dots);
         if (sketch_words) tq_dots8<1, ROWS>(sketch, first, rows, lanes, dots + count);

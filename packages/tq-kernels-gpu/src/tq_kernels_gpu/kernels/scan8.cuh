@@ -1,5 +1,5 @@
 // Inner products in 8 bits: four coordinates take one permutation of a codebook held in registers, and one __dp4a with as
-// many coordinates of a query in int8. For widths of 1, 2 and 4 bits in rows whose dimension is a multiple of 32.
+// many coordinates of a query in int8. For widths of 1 to 4 bits in rows whose dimension is a multiple of 32.
 
 #include "scan.cuh"
 
@@ -29,11 +29,12 @@ TQ_DEVICE u32 tq_reversed(u32 bytes) { return tq_permute(bytes, 0, 0x0123); }
 // Coordinate of byte b of word w of a span of a query: the order in which codes leave their words below.
 TQ_DEVICE int tq_query_place(int format, int w, int b) {
     if (format == 1) return w + 8 * b;
+    if (format == 3) return w / 2 + w % 2 * 8 + b / 2 * 4 + b % 2 * 16;
     if (format == 2) return w / 4 * 16 + w % 2 * 8 + 2 * b + w % 4 / 2;
     return 4 * w + b;
 }
 
-// A codebook in bytes. Four bits: the magnitudes, ascending, none beyond 127. Two bits: the levels in `low`. One bit: none.
+// A codebook in bytes. Four bits: the magnitudes, ascending, none beyond 127. Two and three: the levels, by code. One: none.
 struct TqBook8 {
     u32 low, high;
 };
@@ -42,6 +43,21 @@ struct TqBook8 {
 template <int FORMAT>
 TQ_DEVICE void tq_add_span8(
     const TqBook8& book, const u32 (&words)[FORMAT], const u32 (&query)[TQ_QUERY_WORDS], int& plus, int& minus) {
+    if constexpr (FORMAT == 3) {
+        // nibble 2 k of a selector is code 4 k + i, nibble 2 k + 1 code 16 + 4 k + i: two bits from either word of the wide
+        // plane, and one from the other plane, whose nibbles are interleaved in the same way first
+        const u32 low = tq_permute(words[2], words[2] >> 4, 0x5140), high = tq_permute(words[2], words[2] << 4, 0x3726);
+        const u32 tops = (low & 0x0f0f0f0fu) | (high & 0xf0f0f0f0u);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const u32 second = i < 2 ? words[1] << (4 - 2 * i) : words[1] >> (2 * i - 4);
+            const u32 top = i < 2 ? tops << (2 - i) : tops >> (i - 2);
+            const u32 codes = (words[0] >> (2 * i) & 0x03030303u) | (second & 0x30303030u) | (top & 0x44444444u);
+            plus = __dp4a((int)tq_permute(book.low, book.high, codes), (int)query[2 * i], plus);
+            plus = __dp4a((int)tq_permute(book.low, book.high, codes >> 16), (int)query[2 * i + 1], plus);
+        }
+        return;
+    }
 #pragma unroll
     for (int w = 0; w < FORMAT; w++) {
         const u32 word = words[w];
@@ -73,13 +89,13 @@ struct TqPart8 {
     TqBook8 book;
     const u32* query;  // in shared memory, TQ_QUERY_PITCH words a span
     int sum;           // of the whole query
-    bool aligned;
 };
 
 // Products of a block's next rows, as tq_dots, in units of the query's and the codebook's steps.
 template <int FORMAT, int ROWS>
 TQ_DEVICE void tq_dots8(const TqPart8& part, i64 first, i64 rows, int lanes, float* dots) {
     const int groups = blockDim.x / lanes, group = threadIdx.x / lanes;
+    const bool aligned = tq_aligned<FORMAT>({part.packed, part.row_bytes, 0, part.dim});
     int plus[ROWS] = {}, minus[ROWS] = {};
 #pragma unroll 1
     for (int span = threadIdx.x & (lanes - 1); span < tq_spans(part.dim); span += lanes) {
@@ -88,12 +104,7 @@ TQ_DEVICE void tq_dots8(const TqPart8& part, i64 first, i64 rows, int lanes, flo
         for (int r = 0; r < ROWS; r++) {
             i64 at = first + r * groups + group;
             if (at >= rows) at = rows - 1;  // read again, and dropped
-            const u8* from = part.packed + at * part.row_bytes + span * 4 * FORMAT;
-            if (part.aligned)
-                tq_load_span<FORMAT>(from, words[r]);
-            else
-#pragma unroll
-                for (int w = 0; w < FORMAT; w++) words[r][w] = (u32)tq_load_bytes<4>(from + 4 * w, 4);
+            tq_load_span<FORMAT>(part.packed + at * part.row_bytes, part.dim, span, aligned, words[r]);
         }
 #pragma unroll
         for (int w = 0; w < TQ_QUERY_WORDS; w += 4) {

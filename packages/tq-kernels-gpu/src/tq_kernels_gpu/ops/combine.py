@@ -7,7 +7,6 @@ import numpy as np
 
 from tq_core.errors import ShapeMismatch
 from tq_core.registry import Plan
-from tq_kernels_gpu.codes import scalar_plan
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.layout import dtype_number
 from tq_kernels_gpu.ops.parts import Part, sketch_part, stage_part
@@ -32,7 +31,6 @@ def combine(device: Device, plan: Plan, packed: Array, scales: Array, gammas: Ar
     packed (rows, plan.row_bytes) uint8; scales, and with a sketch gammas, (rows,) float32 or float16; weights
     (sums, rows) float32. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable for plans that have no kernels.
     """
-    plan = scalar_plan(plan)
     stage = stage_part(device, plan, packed, scales)
     if weights.ndim != 2 or weights.shape[1] != len(packed):
         raise ShapeMismatch(f"weights must be (sums, {len(packed)}), got {weights.shape}")
@@ -62,5 +60,5 @@ def _sums(device: Device, part: Part, weights: Array) -> Array:
         *(xp.ascontiguousarray(weights), np.int32(sums), np.float32(part.factor), *part.factors()),
         *(np.int32(across), out),
     )
-    device.module("combine").launch(kernel, (splits, *tiles), THREADS, arguments)
+    device.module("combine").launch(kernel, (splits, *tiles), THREADS, arguments, shared=4 * len(part.centroids))
     return out[0] if splits == 1 else out.sum(axis=0)

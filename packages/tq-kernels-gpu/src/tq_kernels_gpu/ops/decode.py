@@ -5,9 +5,8 @@ import math
 import numpy as np
 
 from tq_core.errors import BackendUnavailable, ShapeMismatch
-from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
-from tq_kernels_gpu.codes import book_tables, scalar_plan
+from tq_kernels_gpu.codes import centroid_tables
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.layout import dtype_number, row_launch
 from tq_kernels_gpu.ops.rotate import unrotate
@@ -25,16 +24,15 @@ def decode(device: Device, plan: Plan, packed: Array, scales: Array, gammas: Arr
     packed is (rows, plan.row_bytes) uint8, scales (rows,) float32 or float16, gammas as scales with a sketch (within
     rounding of `numpy` then, in float32 and float16 alone), else None. `out` is (rows, dim)
     C-contiguous float32, float16 or bfloat16 bits as uint16. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable
-    for plans that have no kernels. Codes are not checked: a word of a fractional width that no encoder writes decodes
+    for a dense rotation to bfloat16. Codes are not checked: a word of a fractional width that no encoder writes decodes
     to some centroid or to 0.
     """
-    plan = scalar_plan(plan)
     if plan.sketch is None or gammas is None:
         return first_stage(device, plan, packed, scales, out)
     return decode_sketched(device, plan, packed, scales, gammas, out)
 
 
-def first_stage(device: Device, plan: ScalarPlan, packed: Array, scales: Array, out: Array = None) -> Array:
+def first_stage(device: Device, plan: Plan, packed: Array, scales: Array, out: Array = None) -> Array:
     """What the codes of rows decode to, without the sketch of a plan that has one; arrays and errors as `decode`."""
     if scales.shape != (len(packed),):
         raise ShapeMismatch(f"scales must be ({len(packed)},), one a packed row, got {scales.shape}")
@@ -46,7 +44,7 @@ def first_stage(device: Device, plan: ScalarPlan, packed: Array, scales: Array, 
 
 
 def decode_sketched(
-    device: Device, plan: ScalarPlan, packed: Array, scales: Array, gammas: Array, out: Array = None
+    device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array, out: Array = None
 ) -> Array:
     """What codes and sketch of rows decode to together; arrays and errors as `decode`."""
     xp, sketch, rows = device.xp, plan.sketch, len(packed)
@@ -78,14 +76,12 @@ def _delivered(rows: Array, out: Array) -> Array:
     return out
 
 
-def centroids(device: Device, plan: ScalarPlan, packed: Array) -> Array:
+def centroids(device: Device, plan: Plan, packed: Array) -> Array:
     """The first stage of packed rows as it is before it is rotated back and scaled, (rows, dim) float32."""
     return _run(device, plan, packed, None, None, None)
 
 
-def _run(
-    device: Device, plan: ScalarPlan, packed: Array, scales: Array, tables: RotationTables | None, out: Array
-) -> Array:
+def _run(device: Device, plan: Plan, packed: Array, scales: Array, tables: RotationTables | None, out: Array) -> Array:
     xp, rows, dim = device.xp, len(packed), plan.dim
     if packed.shape != (rows, plan.row_bytes):
         raise ShapeMismatch(f"packed rows must be (rows, {plan.row_bytes}), got {packed.shape}")
@@ -98,12 +94,14 @@ def _run(
     out_dtype = dtype_number(out, OUTPUTS, "out")
     if not rows:
         return out
-    launch = row_launch(device, rows, dim, buffers=1 if tables is None else tables.buffers)
+    book = centroid_tables(device, plan.codebook)
+    beside = -(-4 * len(book.centroids) // 16) * 16
+    launch = row_launch(device, rows, dim, buffers=1 if tables is None else tables.buffers, beside=beside)
     unturned = (None, None, np.int32(dim), np.int32(0), np.int32(1), np.float32(1))
     arguments = (
         *(xp.ascontiguousarray(packed), np.int64(rows), np.int32(plan.row_bytes), np.int32(plan.stage_bytes)),
         *(None if scales is None else xp.ascontiguousarray(scales), scale_dtype, out, out_dtype),
-        *book_tables(device, plan.codebook).for_decoding(),
+        *book.for_decoding(),
         *(unturned if tables is None else tables.arguments(inverse=True)),
         launch.scratch,
     )

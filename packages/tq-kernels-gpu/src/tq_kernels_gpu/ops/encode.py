@@ -7,14 +7,15 @@ import numpy as np
 from tq_core.errors import ShapeMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
-from tq_kernels_gpu.codes import book_tables, scalar_plan, search_arguments
+from tq_core.trellis_plan import TrellisPlan
+from tq_kernels_gpu.codes import book_tables, search_arguments
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.layout import dtype_number, row_launch
+from tq_kernels_gpu.ops.normalize import INPUTS, normalize
 from tq_kernels_gpu.ops.rotate import rotate
 from tq_kernels_gpu.ops.sketch import write_sketch
+from tq_kernels_gpu.ops.walk import walk
 from tq_kernels_gpu.tables import rotation_tables
-
-INPUTS = ("float32", "float16", "uint16", "float64")
 
 
 class Stage(NamedTuple):
@@ -35,7 +36,8 @@ def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
     for other arrays, BackendUnavailable for plans that have no kernels. Rows are not checked: a scale that float32
     cannot hold comes out infinite or NaN.
     """
-    plan = scalar_plan(plan)
+    if isinstance(plan, TrellisPlan):
+        return (*walk(device, plan, x), None)
     stage = first_stage(device, plan, x)
     if plan.sketch is not None:
         write_sketch(device, plan.sketch, stage.residuals, stage.packed, plan.stage_bytes)
@@ -75,16 +77,3 @@ def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:
     )
     device.module("encode").launch("tq_encode", launch.grid, launch.block, arguments, shared=launch.shared)
     return stage
-
-
-def normalize(device: Device, x: Array, *, strict: bool = False) -> tuple[Array, Array]:
-    """Unit rows (rows, dim) float32 and norms (rows,) float64; with `strict` rows as they are and norms of 1."""
-    rows, dim = x.shape
-    dtype = dtype_number(x, INPUTS, "rows to normalize")
-    units, norms = device.xp.empty((rows, dim), np.float32), device.xp.empty(rows, np.float64)
-    if rows:
-        launch = row_launch(device, rows, dim)
-        x = device.xp.ascontiguousarray(x)
-        arguments = (x, dtype, np.int64(rows), np.int32(dim), np.int32(strict), units, norms, launch.scratch)
-        device.module("encode").launch("tq_normalize", launch.grid, launch.block, arguments, shared=launch.shared)
-    return units, norms

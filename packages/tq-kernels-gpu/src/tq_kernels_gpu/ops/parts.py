@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tq_core.errors import ShapeMismatch
-from tq_core.plan import ScalarPlan
+from tq_core.registry import Plan
 from tq_core.sketch import Sketch
-from tq_kernels_gpu.codes import FORMATS, book_tables
+from tq_core.trellis_plan import TrellisPlan
+from tq_kernels_gpu.codes import centroid_tables
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.layout import dtype_number
 from tq_kernels_gpu.tables import kept
@@ -24,8 +25,8 @@ class Part(NamedTuple):
     bytes: int
     dim: int  # coordinates, or projections of a sketch
     format: int  # of kernels/codes.cuh
-    centroids: Array  # float32: of all places
-    levels: tuple[float, ...]  # the centroids of the first place, ascending
+    centroids: Array  # float32: of all places, or of all windows
+    levels: tuple[float, ...]  # the centroids of the first place, ascending; none of a trellis
     factor: float
     row_factors: Array  # (rows,) float32 or float16, or None: 1
 
@@ -56,18 +57,18 @@ class Part(NamedTuple):
         return (*numbers, self.centroids, np.int32(len(self.centroids)))
 
 
-def stage_part(device: Device, plan: ScalarPlan, packed: Array, scales: Array, factor: float = 1.0) -> Part:
+def stage_part(device: Device, plan: Plan, packed: Array, scales: Array, factor: float = 1.0) -> Part:
     """The first stage of packed rows (rows, plan.row_bytes) with scales (rows,), or ShapeMismatch or InvalidDtype."""
     _require_rows(packed, plan.row_bytes, scales, "scales")
-    book = plan.codebook
+    book = centroid_tables(device, plan.codebook)
     return Part(
         packed=device.xp.ascontiguousarray(packed),
         offset=0,
         bytes=plan.stage_bytes,
         dim=plan.dim,
-        format=FORMATS[book.bits],
-        centroids=book_tables(device, book).centroids,
-        levels=tuple(book.books[0].centroids.tolist()),
+        format=book.format,
+        centroids=book.centroids,
+        levels=() if isinstance(plan, TrellisPlan) else tuple(plan.codebook.books[0].centroids.tolist()),
         factor=factor,
         row_factors=device.xp.ascontiguousarray(scales),
     )
@@ -92,7 +93,7 @@ def sketch_part(device: Device, sketch: Sketch, packed: Array, offset: int, gamm
 
 
 def parts_of_scores(
-    device: Device, plan: ScalarPlan, packed: Array, scales: Array, gammas: Array
+    device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array
 ) -> tuple[Part, Part | None]:
     """First stage and sketch (or None) whose products with rotated and with projected queries add up to scores."""
     stage = stage_part(device, plan, packed, scales, 1.0 / plan.dim)

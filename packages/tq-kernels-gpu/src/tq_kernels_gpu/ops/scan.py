@@ -10,7 +10,7 @@ from tq_kernels_gpu.ops.parts import Part
 
 FEW: Final = 8  # queries beyond which rows are better decoded once for a tile of queries
 AT_ONCE: Final = 4  # queries of one pass: tq_scan_four
-SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/spans.cuh
+SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/scan.cuh
 QUERY_SPAN: Final = 36  # floats that a span of a query takes in shared memory: TQ_QUERY_SPAN
 THREADS: Final = 256
 WASTE: Final = 1.25  # lanes that share a row may take up to this much of what its spans need
@@ -43,13 +43,18 @@ def lanes_of(dim: int) -> int:
     return max(n for n in (1, 2, 4, 8, 16, 32) if n == 1 or -(-spans // n) * n <= WASTE * spans)
 
 
+def copies_of(table: int) -> int:
+    """Copies of a table of centroids in shared memory: tq_copies of kernels/scan.cuh."""
+    return 32 if table <= 256 else 8192 // table
+
+
 def plan_pass(device: Device, stage: Part, sketch: Part | None, queries: int, capacity: int = 0) -> Pass:
     """The launch for up to AT_ONCE queries."""
     kernel, room, rows = ("tq_scan_one", 1, 4) if queries == 1 else ("tq_scan_four", AT_ONCE, 2)
     lanes = lanes_of(stage.dim)
     count = THREADS // lanes * rows
     floats = sum(-(-part.dim // SPAN) * QUERY_SPAN for part in (stage, sketch) if part is not None) * room
-    floats += 32 * _table(stage) + 2 * room * count
+    floats += copies_of(_table(stage)) * _table(stage) + 2 * room * count
     blocks = max(1, min(-(-len(stage.packed) // count), BLOCKS_A_PROCESSOR * device.processors))
     return Pass(kernel, room, rows, lanes, blocks, 4 * floats + 8 * room * capacity)
 

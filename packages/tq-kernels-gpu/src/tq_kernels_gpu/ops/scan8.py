@@ -10,10 +10,10 @@ import numpy as np
 
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.ops.parts import Part
-from tq_kernels_gpu.ops.scan import BLOCKS_A_PROCESSOR, SPAN, THREADS, Keeping, lanes_of
+from tq_kernels_gpu.ops.scan import BLOCKS_A_PROCESSOR, SPAN, STATIC, THREADS, Keeping, lanes_of
 
 MOST: Final = 2  # queries, each a pass of its own; four share an exact one
-FORMATS: Final = (1, 2, 4)  # widths in bits
+FORMATS: Final = (1, 2, 3, 4)  # widths in bits
 ROWS: Final = 4  # for each group of lanes: ROWS of tq_scan8
 QUERY_PITCH: Final = 12  # words that a span of a query takes in shared memory: TQ_QUERY_PITCH
 STEPS: Final = 127
@@ -37,7 +37,7 @@ def can_scan8(device: Device, stage: Part, sketch: Part | None, queries: int, ca
     parts = [stage] if sketch is None else [stage, sketch]
     if queries > MOST or any(part.format not in FORMATS or part.dim % SPAN for part in parts):
         return False
-    return _shared(stage, sketch, capacity) <= device.shared_limit - 1024
+    return _shared(stage, sketch, capacity) <= device.shared_limit - STATIC
 
 
 def queries8(device: Device, part: Part, queries: Array) -> Query8:
@@ -98,7 +98,7 @@ def _book(part: Part) -> tuple[np.uint32, np.uint32]:
     if part.format == 1:
         return np.uint32(0), np.uint32(0)
     steps = np.rint(np.array(part.levels) / part.magnitude * STEPS).astype(np.int8)
-    held = steps if part.format == 2 else steps[8:]
+    held = steps[8:] if part.format == 4 else steps
     words = np.zeros(8, np.int8)
     words[: len(held)] = held
     low, high = words.view("<u4")

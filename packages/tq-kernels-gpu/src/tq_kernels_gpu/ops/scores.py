@@ -6,10 +6,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tq_core.errors import ShapeMismatch
-from tq_core.plan import ScalarPlan
 from tq_core.registry import Plan
 from tq_core.sketch import Sketch
-from tq_kernels_gpu.codes import scalar_plan
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.layout import dtype_number
 from tq_kernels_gpu.ops.parts import Part, parts_of_scores, sketch_part
@@ -17,6 +15,7 @@ from tq_kernels_gpu.ops.rotate import rotate
 from tq_kernels_gpu.ops.scan import fits, scan_scores
 from tq_kernels_gpu.ops.scan8 import can_scan8, scan8
 from tq_kernels_gpu.ops.sketch import project
+from tq_kernels_gpu.trellis_tables import TRELLIS
 
 TILE: Final = 64  # rows and queries of a block: TQ_TILE of kernels/products.cu
 
@@ -52,7 +51,7 @@ class Asked(NamedTuple):
 
 
 def asked_scores(
-    device: Device, plan: ScalarPlan, packed: Array, scales: Array, gammas: Array, queries: Array, accuracy: str
+    device: Device, plan: Plan, packed: Array, scales: Array, gammas: Array, queries: Array, accuracy: str
 ) -> Asked:
     """Parts and turned queries of scores; arrays and errors as `scores`."""
     stage, sketch = parts_of_scores(device, plan, packed, scales, gammas)
@@ -80,7 +79,7 @@ def scores(
     (queries, dim) float32. Raises ShapeMismatch, InvalidDtype, and BackendUnavailable for plans that have no kernels.
     Sums are float32. At the accuracy "int8" up to two queries add the error that `scan8` states, where it has kernels.
     """
-    asked = asked_scores(device, scalar_plan(plan), packed, scales, gammas, queries, accuracy)
+    asked = asked_scores(device, plan, packed, scales, gammas, queries, accuracy)
     return asked.scores(device, slice(0, len(queries)), slice(0, len(packed)))
 
 
@@ -96,7 +95,7 @@ def sketch_scores(device: Device, sketch: Sketch, bits: Array, queries: Array) -
     return asked.scores(device, slice(0, len(queries)), slice(0, len(bits)))
 
 
-def turned_queries(device: Device, plan: ScalarPlan, queries: Array) -> tuple[Array, Array]:
+def turned_queries(device: Device, plan: Plan, queries: Array) -> tuple[Array, Array]:
     """Queries as the first stage takes them, and as the sketch does (None without one)."""
     require_queries(queries, plan.dim)
     rotated = rotate(device, plan.rotation, queries)
@@ -118,4 +117,5 @@ def _products(device: Device, part: Part, queries: Array, out: Array, *, add: bo
         *(np.int32(add), out),
     )
     grid = (math.ceil(rows / TILE), math.ceil(count / TILE))
-    device.module("products").launch("tq_products", grid, 256, arguments)
+    kernel = "tq_products_trellis" if part.format >= TRELLIS else "tq_products"
+    device.module("products").launch(kernel, grid, 256, arguments, shared=4 * len(part.centroids))

@@ -4,7 +4,6 @@ import numpy as np
 
 from tq_core.errors import ShapeMismatch
 from tq_core.registry import Plan
-from tq_kernels_gpu.codes import scalar_plan
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.ops.best import MOST_KEPT, THREADS, best_of, capacity_of, merge, nothing, stacked
 from tq_kernels_gpu.ops.scan import Keeping, fits, scan_best, scan_scores
@@ -28,9 +27,9 @@ def search(
     """The k best rows of each query: `(scores, indices)`, (queries, k) float32 and int64, as VectorCodec.search states.
 
     Arrays and errors as `scores`; mask (rows,) bool or None, or ShapeMismatch. The scores are those of `scores` at the
-    same accuracy, bit for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass over all.
+    same accuracy, bit for bit, but for -0, which is 0. A few queries keep up to MOST_KEPT rows within the pass.
     """
-    asked = asked_scores(device, scalar_plan(plan), packed, scales, gammas, queries, accuracy)
+    asked = asked_scores(device, plan, packed, scales, gammas, queries, accuracy)
     count, rows = len(queries), len(packed)
     keep = min(k, rows)
     if mask is not None:
