@@ -105,6 +105,6 @@ def test_tables_in_shared_memory_take_32_kib_at_most_and_leave_room_for_queries(
             plan = trellis_plan(128, bits, states)
             windows = len(plan.codebook.levels)
             assert windows <= copies_of(windows) * windows <= 8192
-            held = (np.empty((0, plan.row_bytes), np.uint8), np.empty(0, np.float32), None)
-            asked = asked_scores(cpu, plan, *held, samples(128)[:4], "exact")
+            held = (cpu.xp.empty((0, plan.row_bytes), np.uint8), cpu.xp.empty(0, np.float32), None)
+            asked = asked_scores(cpu, plan, *held, cpu.asarray(samples(128)[:4]), "exact")
             assert fits(cpu, asked.stage, None, 4)
