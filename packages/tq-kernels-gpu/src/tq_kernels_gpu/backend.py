@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.codebook import MixedCodebook
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.ops.combine import combine
 from tq_kernels_gpu.ops.decode import decode
@@ -105,3 +107,12 @@ class GpuBackend:
     def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
         device = self.device
         return device.asarray(packed), device.asarray(scales), None if gammas is None else device.asarray(gammas)
+
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> PackedAttention | None:
+        """Fused attention over tokens packed by two plans; see tq_kernels_gpu.attention.
+
+        None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
+        """
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
+            return None
+        return PackedAttention(keys, values, self.device, accuracy=accuracy)

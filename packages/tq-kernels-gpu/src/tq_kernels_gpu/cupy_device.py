@@ -79,6 +79,11 @@ class CupyDevice:
             raise BackendUnavailable("gpu", f"cupy finds no NVRTC: {error}", hint) from error
         return cls(cupy, number)
 
+    @property
+    def capturing(self) -> bool:
+        """As device.Device: of cupy's current stream."""
+        return bool(self.xp.cuda.get_current_stream().is_capturing())
+
     def module(self, name: str) -> CupyModule:
         """As device.Device; compiled at first use (tq_kernels_gpu.compiled), loaded once for this object."""
         with self._lock:

@@ -27,5 +27,9 @@ class Device(tq_core.device.Device, Protocol):
     shared_limit: int  # bytes of dynamic shared memory that one block can have
     processors: int  # blocks worth having in flight are a small multiple of these
 
+    @property
+    def capturing(self) -> bool:
+        """Whether what is launched now becomes part of a graph, to be run later and more than once."""
+
     def module(self, name: str) -> Module:
         """The module of that name (tq_kernels_gpu.sources), compiled at first use."""

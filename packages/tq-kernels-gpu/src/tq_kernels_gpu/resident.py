@@ -19,6 +19,11 @@ class Resident:
         self.shared_limit, self.processors = device.shared_limit, device.processors
         kept(device)  # by the device, which lives as long as anything of it
 
+    @property
+    def capturing(self) -> bool:
+        """As device.Device."""
+        return self._device.capturing
+
     def module(self, name: str) -> Module:
         """As device.Device."""
         return self._device.module(name)
