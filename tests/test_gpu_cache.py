@@ -13,6 +13,7 @@ import pytest
 from tq_cache import DecoderCache
 from tq_core.errors import BackendUnavailable
 from tq_core.strict_device import installed
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.cupy_device import CupyDevice
 
@@ -84,3 +85,23 @@ def test_torch_tensors_come_and_go(device):
     states = torch.randn(1, 2, 5, 64, device="cuda", dtype=torch.float16)
     keys, _ = cache.update(states, states, 0)
     assert torch.equal(torch.from_dlpack(keys), states)
+
+
+@pytest.mark.parametrize("accuracy", ["exact", "integer"])
+def test_codes_are_attended_to_by_one_kernel_and_nothing_leaves_the_device(device, accuracy, monkeypatch):
+    seen = []
+    attend = PackedAttention.attend
+    monkeypatch.setattr(
+        PackedAttention, "attend", lambda self, *a, **o: seen.append(self.accuracy) or attend(self, *a, **o)
+    )
+    x = np.random.default_rng(2).standard_normal((1, 2, 40, 64)).astype(np.float32)
+    here, there = (DecoderCache(1, 2, 64, "k=mse4,v=mse4,window=8", backend=name) for name in ("numpy", "gpu"))
+    here.append(x, -x, 0)
+    states = device.asarray(x), device.asarray(-x), device.asarray(x[:, [0, 0, 1, 1], -2:])
+    downloads = getattr(device, "downloads", 0)
+    there.append(*states[:2], 0)
+    found = there.attend(states[2], 0, causal=True, mask=np.arange(40) > np.zeros((2, 1)), accuracy=accuracy)
+    assert seen == [accuracy]
+    assert getattr(device, "downloads", 0) == downloads
+    expected = here.attend(x[:, [0, 0, 1, 1], -2:], 0, causal=True, mask=np.arange(40) > np.zeros((2, 1)))
+    np.testing.assert_allclose(device.to_host(found), expected, atol=1e-4 if accuracy == "exact" else 2e-2)
