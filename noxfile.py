@@ -14,7 +14,7 @@ nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-QUICK = ("-m", "not stats and not model and not hf and not exporters")
+QUICK = ("-m", "not stats and not model and not cubins and not hf and not exporters")
 ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # a file's tests share what they measure
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process a core is enough
 SIMD = "packages/tq-kernels-simd"

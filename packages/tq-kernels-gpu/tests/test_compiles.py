@@ -20,6 +20,7 @@ MORE_REGISTERS = {  # kernel -> its own bound, with the reason beside it
 }
 
 
+@pytest.mark.cubins
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("module", sources.modules())
 def test_cubin_without_spills_and_within_bounds(compilers, compiler, record_property, module, architecture):
@@ -38,6 +39,7 @@ def test_cubin_without_spills_and_within_bounds(compilers, compiler, record_prop
         assert usage.shared <= MORE_SHARED.get(usage.kernel, SHARED), usage
 
 
+@pytest.mark.cubins
 @pytest.mark.parametrize("module", sources.modules())
 def test_ptx_for_the_oldest_processors(compiler, module):
     ptx = compiler.ptx(module, "compute_75").decode()

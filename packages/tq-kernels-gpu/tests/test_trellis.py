@@ -85,6 +85,14 @@ def test_numbers_at_both_ends_of_int16(device, dim, bits, states, rule):
     _check(device, trellis_plan(dim, bits, states, rule=rule, search=5, strict=True), x.reshape(-1, dim))
 
 
+@pytest.mark.parametrize(("bits", "states"), [(1, 8), (2, 8), (4, 8), (1, 256), (3, 1024)])
+def test_coordinates_that_saturate_beside_others_that_do_not(device, bits, states):
+    plan = trellis_plan(48, bits, states, rule="plain", strict=True)
+    sizes = np.array([-100, -8, -4, -3, -0.3, 0, 0.3, 3, 4, 8, 100], np.float32)
+    z = np.random.default_rng(bits).choice(sizes, (150, 48))
+    _check(device, plan, NUMPY.unrotate(plan.rotation, z))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_norms_are_taken_before_rows_are_narrowed(device, dtype):
     third = samples(64)[:5].astype(np.float64) / 3

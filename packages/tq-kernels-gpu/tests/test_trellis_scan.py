@@ -99,12 +99,26 @@ def test_no_rows_and_no_queries(device):
     assert (backend.combine(plan, packed[:0], scales[:0], None, np.empty((2, 0), np.float32)) == 0).all()
 
 
-def test_tables_in_shared_memory_take_32_kib_at_most_and_leave_room_for_queries(cpu):
+@pytest.mark.parametrize("kib", [64, 99, 163, 227])
+def test_tables_take_a_third_of_shared_memory_at_most_and_queries_fit_beside_them(shim, kib):
+    device = shim.ShimDevice(shared_limit=kib * 1024)
     for states in STATES:
         for bits in BITS:
             plan = trellis_plan(128, bits, states)
-            windows = len(plan.codebook.levels)
-            assert windows <= copies_of(windows) * windows <= 8192
-            held = (cpu.xp.empty((0, plan.row_bytes), np.uint8), cpu.xp.empty(0, np.float32), None)
-            asked = asked_scores(cpu, plan, *held, cpu.asarray(samples(128)[:4]), "exact")
-            assert fits(cpu, asked.stage, None, 4)
+            held = (device.xp.empty((0, plan.row_bytes), np.uint8), device.xp.empty(0, np.float32), None)
+            asked = asked_scores(device, plan, *held, device.asarray(samples(128)[:4]), "exact")
+            copies = copies_of(device, asked.stage)
+            assert copies in (1, 2, 4, 8, 16, 32)
+            assert 3 * 4 * len(plan.codebook.levels) * copies <= device.shared_limit
+            assert fits(device, asked.stage, None, 4)
+
+
+@pytest.mark.parametrize("kib", [64, 163, 227])
+def test_scores_do_not_depend_on_the_number_of_copies(shim, cpu, kib):
+    plan = trellis_plan(64, 2, 1024)
+    packed, scales = _rows(plan, 20)
+    for count in (1, 3):
+        given = samples(64, 1)[:count]
+        expected = GpuBackend(cpu).scores(plan, packed, scales, None, given)
+        other = GpuBackend(shim.ShimDevice(shared_limit=kib * 1024))
+        same_bits(other.scores(plan, packed, scales, None, given), expected)

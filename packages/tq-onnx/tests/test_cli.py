@@ -43,6 +43,8 @@ def test_default_survey_end_to_end(capsys, folder) -> None:
         "k=absmax4,v=absmax4",
     ]  # fmt: skip
     assert "int and absmax rows are the yardsticks" in out
+    for bits in (2, 3, 4):  # heads of 8 numbers are too short for a path of 1024 states
+        assert f"k=trellis{bits},v=trellis{bits} was left out: a trellis of 1024 states needs dim * bits" in out
     assert "exact" in err
     assert "k=absmax4,v=absmax4" in err
 

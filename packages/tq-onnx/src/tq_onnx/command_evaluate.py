@@ -86,7 +86,6 @@ def evaluate(
     BUNDLE is a folder with model.onnx, tokenizer.json and config.json.
     """
     from tq_onnx.bundle import Bundle
-    from tq_onnx.evaluation import DEFAULT_POLICIES
     from tq_onnx.evaluation import evaluate as measure
 
     for path in (output, json_file):
@@ -94,7 +93,7 @@ def evaluate(
     with reporter(enabled=not quiet) as progress:
         report = measure(
             Bundle.open(bundle, variant=variant, threads=threads),
-            policies or DEFAULT_POLICIES,
+            policies or None,
             text=read_texts(texts, bundle),
             task=task,
             tokens=tokens,

@@ -22,27 +22,12 @@ from tq_onnx.report import Report, versions
 from tq_onnx.rows import Row, figures_of
 from tq_onnx.runners import Runners
 from tq_onnx.scores import joined_windows, summary
+from tq_onnx.survey import survey
 from tq_onnx.tasks import windows_of
 from tq_onnx.teacher_forced import Run, run_group
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what runs now
 
-DEFAULT_POLICIES: Final = (
-    "k=mse8,v=mse8",
-    "k=mse8,v=mse4",
-    "k=mse4,v=mse4",
-    "k=mse3,v=mse3",
-    "k=mse2,v=mse2",
-    "k=trellis4,v=trellis4",
-    "k=trellis3,v=trellis3",
-    "k=trellis2,v=trellis2",
-    "k=prod4,v=mse4",
-    "balanced",
-    "k=int8,v=int8",
-    "k=int4,v=int4",
-    "k=absmax8,v=absmax8",
-    "k=absmax4,v=absmax4",
-)
 CUTS: Final = {
     "text": "the text in equal stretches, a window from the start of each",
     "copy": "a stretch of text twice; scored is the second time, from its second token on",
@@ -52,7 +37,7 @@ CUTS: Final = {
 
 def evaluate(
     bundle: Bundle,
-    policies: Sequence[str | CachePolicy] = DEFAULT_POLICIES,
+    policies: Sequence[str | CachePolicy] | None = None,
     *,
     text: str | Mapping[str, str],
     task: str = "text",
@@ -69,6 +54,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Report:
     """A report with the exact row and one row for each policy, all fed the same tokens, one a step.
+
+    Without policies: those of DEFAULT_POLICIES that the model's dims allow; the report names what was left out.
 
     `text`, or each of several by name, is cut into `windows` windows of `tokens` tokens (448, or the model's context
     where that is less), evenly over its length; positions `score_from` on are scored (64, or a quarter of shorter
@@ -87,6 +74,9 @@ def evaluate(
     if memory:
         peak_memory.require_measurable()
     refuse_mixed_forms(bundle.signature)
+    left_out: dict[str, str] = {}
+    if policies is None:
+        policies, left_out = survey(bundle.signature)
     texts = {"text": text} if isinstance(text, str) else dict(text)
     cut = windows_of(bundle, texts, task, windows, tokens, score_from)
     resolved = [CachePolicy.parse(policy).resolve(len(bundle.signature.layers)) for policy in policies]
@@ -122,6 +112,7 @@ def evaluate(
             "batch": plan.group,
             "seeds": list(seeds),
             "free_tokens": free_tokens,
+            "left_out": left_out,
             "control_accuracy": _control_accuracy(runners, plan),
             "schedule": "teacher-forced, one token a step; the same steps for every row",
             "cut": CUTS[task],

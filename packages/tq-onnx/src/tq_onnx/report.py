@@ -74,6 +74,7 @@ class Report:
         if self.protocol.get("control_accuracy") is not None:
             control = self.protocol["control_accuracy"]
             asked.append(f"Without anything to recall from, the exact model ranks {control:.3f} of these tokens first.")
+        asked += [f"{policy} was left out: {why}." for policy, why in self.protocol.get("left_out", {}).items()]
         return (NOTES[0], *(MEMORY_NOTES[mode] for mode in modes if mode in MEMORY_NOTES), *NOTES[1:], *asked)
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,12 +7,12 @@
 template <int QUERIES, int ROWS>
 TQ_DEVICE void tq_scan_rows(
     const TqCodes& stage, const TqCodes& sketch, const TqFactors& factors, i64 rows, int format, const float* centroids,
-    int table, const float* stage_queries, const float* sketch_queries, int queries, int lanes, float* out,
+    int table, int copies, const float* stage_queries, const float* sketch_queries, int queries, int lanes, float* out,
     const u8* mask, u64* keys, int keep, int capacity) {
     TQ_DYNAMIC_SHARED(shared);
     __shared__ u64 least[QUERIES];
     __shared__ int counts[QUERIES];
-    const TqTable levels = tq_load_table(centroids, table, shared);
+    const TqTable levels = tq_load_table(centroids, table, copies, shared);
     u64* kept = (u64*)(shared + (table << levels.bit));
     TqList lists[QUERIES];
 #pragma unroll
@@ -46,20 +46,21 @@ TQ_DEVICE void tq_scan_rows(
 // A row's codes: a first stage of `dim` coordinates in its first `bytes` bytes, to be multiplied by `factor` and the row's
 // scale, and with `sketch_queries` signs of `sketch_dim` projections from byte `sketch_offset` on, by `sketch_factor` and
 // its gamma. Queries (queries, dim) float32, rotated; (queries, sketch_dim) projected. `centroids`: `table` floats, of all
-// places or windows; none for one bit, which counts as -1 and 1. `lanes` lanes share a row. `capacity` keys a list.
+// places or windows, held in `copies`; none for one bit, which counts as -1 and 1. `lanes` lanes share a row. `capacity`
+// keys a list.
 //
 // Each code costs a shift, a mask, a look-up and QUERIES multiply-adds: docs/decisions/0018-gpu-scan.md counts them.
 #define TQ_SCAN_PARAMETERS                                                                                             \
     const u8 *packed, i64 rows, int row_bytes, int bytes, int dim, int format, const float *centroids, int table,      \
-        const float *stage_queries, float factor, const void *scales, int scale_dtype, int sketch_offset,              \
+        int copies, const float *stage_queries, float factor, const void *scales, int scale_dtype, int sketch_offset,  \
         int sketch_dim, const float *sketch_queries, float sketch_factor, const void *gammas, int gamma_dtype,         \
         int queries, int lanes, float *out, const u8 *mask, u64 *keys, int keep, int capacity
 #define TQ_SCAN(QUERIES, ROWS)                                                                                         \
-    const TqCodes stage = {packed, row_bytes, bytes, dim};                                                      \
-    const TqCodes sketch = {packed + sketch_offset, row_bytes, (sketch_dim + 7) / 8, sketch_dim};               \
+    const TqCodes stage = {packed, row_bytes, bytes, dim};                                                             \
+    const TqCodes sketch = {packed + sketch_offset, row_bytes, (sketch_dim + 7) / 8, sketch_dim};                      \
     const TqFactors factors = {factor, sketch_factor, scales, gammas, scale_dtype, gamma_dtype};                       \
-    tq_scan_rows<QUERIES, ROWS>(stage, sketch, factors, rows, format, centroids, table, stage_queries, sketch_queries, \
-                                queries, lanes, out, mask, keys, keep, capacity)
+    tq_scan_rows<QUERIES, ROWS>(stage, sketch, factors, rows, format, centroids, table, copies, stage_queries,         \
+                                sketch_queries, queries, lanes, out, mask, keys, keep, capacity)
 
 // One query: four rows a group of lanes keep enough bytes in flight.
 extern "C" __global__ void __launch_bounds__(256, 3) tq_scan_one(TQ_SCAN_PARAMETERS) { TQ_SCAN(1, 4); }

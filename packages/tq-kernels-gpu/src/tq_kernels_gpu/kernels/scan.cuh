@@ -82,12 +82,9 @@ TQ_DEVICE TqQueries tq_load_queries(const float* queries, int count, int dim, fl
     return loaded;
 }
 
-// Copies of a table of `size` centroids, within 32 KiB; copies_of in ops/scan.py.
-TQ_DEVICE constexpr int tq_copies(int size) { return size <= 256 ? 32 : 8192 / size; }
-
-// Centroids in shared memory, copies of one beside each other. With one copy a lane, lanes that look up different codes meet
-// different banks. From 1024 windows of a trellis on there is no room for that: of eight copies each serves four lanes,
-// which meet in its four banks at random, and of two copies sixteen.
+// Centroids in shared memory, the copies of one beside each other. With one copy a lane, lanes that look up different codes
+// meet different banks. There is no room for that from 1024 windows of a trellis on: a copy then serves several lanes, which
+// meet in as many banks at random. Scalar codes always have 32.
 struct TqTable {
     const unsigned char* bytes;
     u32 mask;  // of the windows of a trellis
@@ -96,8 +93,8 @@ struct TqTable {
 };
 
 // No barrier.
-TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, unsigned char* to) {
-    const int copies = tq_copies(size), log = 31 - __clz(copies);
+TQ_DEVICE TqTable tq_load_table(const float* centroids, int size, int copies, unsigned char* to) {
+    const int log = 31 - __clz(copies);
     for (int i = threadIdx.x; i < size << log; i += blockDim.x) ((float*)to)[i] = centroids[i >> log];
     return {to, (u32)size - 1, log + 2, (threadIdx.x & (copies - 1)) * 4};
 }

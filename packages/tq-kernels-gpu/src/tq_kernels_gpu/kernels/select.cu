@@ -31,18 +31,26 @@ extern "C" __global__ void __launch_bounds__(256) tq_select(
     for (int i = threadIdx.x; i < keep; i += blockDim.x) to[i] = list.keys[i];
 }
 
-// The best `keep` of keys (queries, count) as scores and rows, both (queries, k), descending; -inf and -1 where there are
-// none. blockIdx.x is the query.
+// The best `keep` of keys (queries, lists, each) as scores and rows, both (queries, k), descending; -inf and -1 where there
+// are none. Lists descend. So the best of all are met first, then the second best ...; where no list's next key is good
+// enough, none behind it is. blockIdx.x is the query.
 extern "C" __global__ void __launch_bounds__(256) tq_merge(
-    const u64* keys, i64 count, int keep, int capacity, float* scores, i64* rows, i64 k) {
+    const u64* keys, int lists, int each, int keep, int capacity, float* scores, i64* rows, i64 k) {
     TQ_DYNAMIC_SHARED(shared);
     __shared__ u64 least;
     __shared__ int held;
     TqList list = tq_shared_list(shared, &least, &held, keep, capacity);
-    const u64* own = keys + (i64)blockIdx.x * count;
-    for (i64 start = 0; start < count; start += blockDim.x) {
-        list.offer(start + threadIdx.x < count ? own[start + threadIdx.x] : 0);
-        list.settle(false);
+    const u64* own = keys + (i64)blockIdx.x * lists * each;
+    for (int rank = 0; rank < each; rank++) {
+        bool some = false;
+        for (int start = 0; start < lists; start += blockDim.x) {
+            const int from = start + threadIdx.x;
+            const u64 key = from < lists ? own[(i64)from * each + rank] : 0;
+            some = some || key > least;
+            list.offer(key);
+            list.settle(false);
+        }
+        if (!__syncthreads_or(some)) break;
     }
     list.settle(true);
     for (i64 i = threadIdx.x; i < k; i += blockDim.x) {

@@ -104,6 +104,9 @@ struct TqTrellisWalk {
             const u16* from = walk.metrics + (step & 1) * NODES;
             u16* to = walk.metrics + (~step & 1) * NODES;
             const int x = walk.x[at];
+            // A difference is clamped to 32767 or -32768, and its square is then 32766 or 32768 units. As levels are below
+            // 16384, only a positive x leads beyond the one end, only a negative x beyond the other.
+            const u32 most = x > 0 ? 32766 : 32768;
             if (++at == walk.dim) at = 0;
             u32 least = nearest;
 #pragma unroll
@@ -123,8 +126,8 @@ struct TqTrellisWalk {
                     const u32 base = before << BITS | branch;
 #pragma unroll
                     for (int place = 0; place < FAN; place++) {
-                        const int difference = tq_to_i16(x - doubled[group][i][place]);
-                        const u32 metric = (u32)(difference * difference + 16384) >> 15;
+                        const u32 difference = (u32)(x - doubled[group][i][place]);  // below 65536 in magnitude
+                        const u32 metric = min((difference * difference + 16384) >> 15, most);
                         best[place] = min(best[place], base + (metric << BITS));
                     }
                 }

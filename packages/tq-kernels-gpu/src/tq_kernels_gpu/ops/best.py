@@ -41,11 +41,12 @@ def capacity_of(keep: int) -> int:
 
 
 def merge(device: Device, keys: Array, keep: int, k: int) -> tuple[Array, Array]:
-    """Scores and rows (queries, k) of the best `keep` of keys (queries, any number)."""
-    xp, queries = device.xp, len(keys)
+    """Scores and rows (queries, k) of the best `keep` of keys (queries, lists, keys of a list), lists descending."""
+    xp, (queries, lists, each) = device.xp, keys.shape
     scores, rows = xp.empty((queries, k), np.float32), xp.empty((queries, k), np.int64)
     capacity = capacity_of(keep)
-    arguments = (keys, np.int64(keys.shape[1]), np.int32(keep), np.int32(capacity), scores, rows, np.int64(k))
+    numbers = np.int32(lists), np.int32(each), np.int32(keep), np.int32(capacity)
+    arguments = (keys, *numbers, scores, rows, np.int64(k))
     device.module("select").launch("tq_merge", queries, THREADS, arguments, shared=8 * capacity)
     return scores, rows
 
@@ -63,11 +64,11 @@ def stacked(device: Device, found: list[tuple[Array, Array]]) -> tuple[Array, Ar
 
 
 def _selected(device: Device, score: Score, some: slice, tiles: list[slice], keep: int, mask: Array) -> Array:
-    """The keys that blocks keep of each tile, (queries, keys) uint64."""
+    """The keys that blocks keep of each tile, (queries, lists, keep) uint64."""
     queries, widest = some.stop - some.start, tiles[0].stop
     blocks = min(math.ceil(widest / THREADS), max(1, BLOCKS_A_PROCESSOR * device.processors // queries))
     capacity, lists = capacity_of(keep), len(tiles) * blocks
-    keys = device.xp.empty((queries, lists * keep), np.uint64)
+    keys = device.xp.empty((queries, lists, keep), np.uint64)
     for number, tile in enumerate(tiles):
         scores = score(some, tile)
         arguments = (

@@ -7,12 +7,14 @@ import numpy as np
 
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.ops.parts import Part
+from tq_kernels_gpu.trellis_tables import TRELLIS
 
 FEW: Final = 8  # queries beyond which rows are better decoded once for a tile of queries
 AT_ONCE: Final = 4  # queries of one pass: tq_scan_four
 SPAN: Final = 32  # coordinates of a lane's load: TQ_SPAN of kernels/scan.cuh
 QUERY_SPAN: Final = 36  # floats that a span of a query takes in shared memory: TQ_QUERY_SPAN
 THREADS: Final = 256
+LANES: Final = 32
 WASTE: Final = 1.25  # lanes that share a row may take up to this much of what its spans need
 BLOCKS_A_PROCESSOR: Final = 3  # resident at 80 registers a thread
 STATIC: Final = 1024  # bytes left for what the kernels have in static shared memory
@@ -43,9 +45,11 @@ def lanes_of(dim: int) -> int:
     return max(n for n in (1, 2, 4, 8, 16, 32) if n == 1 or -(-spans // n) * n <= WASTE * spans)
 
 
-def copies_of(table: int) -> int:
-    """Copies of a table of centroids in shared memory: tq_copies of kernels/scan.cuh."""
-    return 32 if table <= 256 else 8192 // table
+def copies_of(device: Device, part: Part) -> int:
+    """Copies of the centroids in shared memory: one a lane, or as many as a third of it holds of a trellis' windows."""
+    if part.format < TRELLIS:
+        return LANES
+    return min(LANES, 1 << max(1, device.shared_limit // (3 * 4 * len(part.centroids))).bit_length() - 1)
 
 
 def plan_pass(device: Device, stage: Part, sketch: Part | None, queries: int, capacity: int = 0) -> Pass:
@@ -54,7 +58,7 @@ def plan_pass(device: Device, stage: Part, sketch: Part | None, queries: int, ca
     lanes = lanes_of(stage.dim)
     count = THREADS // lanes * rows
     floats = sum(-(-part.dim // SPAN) * QUERY_SPAN for part in (stage, sketch) if part is not None) * room
-    floats += copies_of(_table(stage)) * _table(stage) + 2 * room * count
+    floats += copies_of(device, stage) * _table(stage) + 2 * room * count
     blocks = max(1, min(-(-len(stage.packed) // count), BLOCKS_A_PROCESSOR * device.processors))
     return Pass(kernel, room, rows, lanes, blocks, 4 * floats + 8 * room * capacity)
 
@@ -79,7 +83,7 @@ def scan_scores(device: Device, stage: Part, sketch: Part | None, rotated: Array
 def scan_best(
     device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, keeping: Keeping
 ) -> Sequence[Array]:
-    """The keys that each block kept, (queries, blocks * keep) uint64, for up to AT_ONCE queries at a time."""
+    """The keys that each block kept, (queries, blocks, keep) uint64, for up to AT_ONCE queries at a time."""
     return [
         _scan(device, stage, sketch, rotated[some], None if projected is None else projected[some], None, keeping)
         for some in (slice(start, start + AT_ONCE) for start in range(0, len(rotated), AT_ONCE))
@@ -98,11 +102,11 @@ def _scan(
     xp, queries = device.xp, len(rotated)
     capacity = 0 if keeping is None else keeping.capacity
     launch = plan_pass(device, stage, sketch, queries, capacity)
-    keys = None if keeping is None else xp.empty((queries, launch.blocks * keeping.keep), np.uint64)
+    keys = None if keeping is None else xp.empty((queries, launch.blocks, keeping.keep), np.uint64)
     arguments = (
         *(stage.packed, np.int64(len(stage.packed)), np.int32(stage.packed.shape[1])),
         *(np.int32(stage.bytes), np.int32(stage.dim), np.int32(stage.format)),
-        *(stage.centroids, np.int32(_table(stage))),
+        *(stage.centroids, np.int32(_table(stage)), np.int32(copies_of(device, stage))),
         *(xp.ascontiguousarray(rotated), _factor(stage), *stage.factors()),
         *_sketch_arguments(device, sketch, projected),
         *(np.int32(queries), np.int32(launch.lanes), out),

@@ -53,14 +53,14 @@ def queries8(device: Device, part: Part, queries: Array) -> Query8:
 def scan8(
     device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, keeping: Keeping | None
 ) -> Array:
-    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks * keep) uint64; of one query or more."""
+    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks, keep) uint64; of one query or more."""
     xp, rows, queries = device.xp, len(stage.packed), len(rotated)
     first = queries8(device, stage, rotated)
     second = None if sketch is None else queries8(device, sketch, projected)
     keep, capacity = (0, 0) if keeping is None else (keeping.keep, keeping.capacity)
     lanes = lanes_of(stage.dim)
     blocks = max(1, min(-(-rows // (THREADS // lanes * ROWS)), BLOCKS_A_PROCESSOR * device.processors))
-    made = xp.empty((queries, rows), np.float32) if keeping is None else xp.empty((queries, blocks * keep), np.uint64)
+    made = xp.empty((queries, rows), np.float32) if keeping is None else xp.empty((queries, blocks, keep), np.uint64)
     for query in range(queries if rows else 0):
         one = made[query : query + 1]
         arguments = (

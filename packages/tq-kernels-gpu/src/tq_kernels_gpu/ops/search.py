@@ -75,7 +75,7 @@ def _scored_anew(device: Device, asked: Asked, k: int, keep: int, keeping: Keepi
         sketch = None if asked.sketch is None else asked.sketch.chosen(there)
         projected = None if asked.projected is None else asked.projected[one]
         scores = scan_scores(device, stage, sketch, asked.rotated[one], projected)
-        keys = xp.empty((1, kept), np.uint64)
+        keys = xp.empty((1, kept, 1), np.uint64)
         arguments = (scores, xp.ascontiguousarray(chosen), np.int64(kept), keys)
         device.module("select").launch("tq_keys", -(-kept // THREADS), THREADS, arguments)
         found.append(merge(device, keys, keep, k))
