@@ -14,6 +14,7 @@ from tq_core import TrellisQuant, TurboQuantMSE, VectorCodec
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.registry import Plan
 from tq_kernels_gpu.attention import PackedAttention
+from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.device import Device
 from tq_kernels_gpu.ops.encode import encode
 
@@ -86,7 +87,7 @@ def check_attention(
     queries = rng.standard_normal((1, heads, 1, plans[0].dim)).astype(np.float32)
     scale = plans[0].dim ** -0.5
     poison(device, 1 << 20)
-    door = PackedAttention(*plans, device, accuracy=accuracy)
+    door = PackedAttention(*plans, GpuBackend(device), accuracy=accuracy)
     got = device.to_host(door.attend(*arrays, device.asarray(queries), scale=scale).finished())
     logits = queries[0, :, 0] @ decoded[0].T * scale
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

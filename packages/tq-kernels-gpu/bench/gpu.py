@@ -29,11 +29,13 @@ from checks import check_all, plan_of  # noqa: E402
 
 from tq_core.errors import BackendUnavailable  # noqa: E402
 from tq_kernels_gpu.attention import PackedAttention  # noqa: E402
+from tq_kernels_gpu.backend import GpuBackend  # noqa: E402
 from tq_kernels_gpu.cupy_device import CupyDevice  # noqa: E402
 from tq_kernels_gpu.ops.encode import encode  # noqa: E402
 
 FLUSH_BYTES = 1 << 30
 ENCODED_ROWS = 8_000_000
+COPIES = 20  # of random rows, which take more memory to make than to keep
 KV_HEADS, QUERY_HEADS, DIM = 8, 32, 128
 TOKENS = (8192, 16384, 32768, 65536, 131072)
 STORED = ((4, 4), (3, 3), (8, 4), (4, 2))  # bits of keys and values
@@ -92,7 +94,8 @@ def row(what: str, size_bytes: int, time: Time, copy: float, **more: Any) -> dic
 def encode_rows(device: CupyDevice, clock: Clock, copy: float) -> list[dict[str, Any]]:
     """Encoding of many float16 rows."""
     xp, found = device.xp, []
-    x = xp.random.standard_normal((ENCODED_ROWS, DIM), np.float32).astype(np.float16)
+    some = xp.random.standard_normal((ENCODED_ROWS // COPIES, DIM), np.float32).astype(np.float16)
+    x = xp.tile(some, (COPIES, 1))
     for bits in (4, 3, 2, 8):
         plan = plan_of(DIM, bits)
         size = ENCODED_ROWS * (2 * DIM + plan.row_bytes + 4)
@@ -110,7 +113,7 @@ def scans(device: CupyDevice, clock: Clock, copy: float) -> list[dict[str, Any]]
     xp, found = device.xp, []
     for dim, rows in ((128, 16_000_000), (1536, 1_500_000)):
         plan = plan_of(dim, 4)
-        packed = xp.random.randint(0, 256, (rows, plan.row_bytes), np.uint8)
+        packed = xp.tile(xp.random.randint(0, 256, (rows // COPIES, plan.row_bytes), np.uint8), (COPIES, 1))
         scales, query = xp.ones(rows, np.float32), xp.random.standard_normal((1, dim), np.float32)
         time = clock.time(
             lambda plan=plan, packed=packed, scales=scales, query=query: scores(
@@ -122,7 +125,8 @@ def scans(device: CupyDevice, clock: Clock, copy: float) -> list[dict[str, Any]]
 
 
 def float_attention(device: CupyDevice, tokens: int) -> dict[str, Run]:
-    """Attention over float16 keys and values of the same shape, by whoever is installed."""
+    """Attention over float16 keys and values of the same shape, by whoever is installed; torch is on the same stream,
+    the default one."""
     xp = device.xp
     shapes = ((1, QUERY_HEADS, 1, DIM), (1, KV_HEADS, tokens, DIM), (1, KV_HEADS, tokens, DIM))
     try:
@@ -138,16 +142,13 @@ def float_attention(device: CupyDevice, tokens: int) -> dict[str, Run]:
 
         return {"cublas": products}
     queries, keys, values = (torch.randn(shape, dtype=torch.float16, device="cuda") for shape in shapes)
-    stream = torch.cuda.ExternalStream(xp.cuda.get_current_stream().ptr)
 
     def sdpa() -> Any:
-        with torch.cuda.stream(stream):
-            return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
 
     def products() -> Any:
-        with torch.cuda.stream(stream):
-            groups = queries.reshape(KV_HEADS, QUERY_HEADS // KV_HEADS, DIM)
-            return torch.softmax((groups @ keys[0].mT).float() * DIM**-0.5, dim=2).half() @ values[0]
+        groups = queries.reshape(KV_HEADS, QUERY_HEADS // KV_HEADS, DIM)
+        return torch.softmax((groups @ keys[0].mT).float() * DIM**-0.5, dim=2).half() @ values[0]
 
     return {"sdpa": sdpa, "cublas": products}
 
@@ -169,7 +170,7 @@ def attention(device: CupyDevice, clock: Clock, copy: float) -> list[dict[str, A
             for plan in plans:
                 arrays.append(xp.random.randint(0, 256, (KV_HEADS, tokens, plan.row_bytes), np.uint8))
                 arrays.append(xp.random.uniform(0.5, 2, (KV_HEADS, tokens)).astype(np.float16))
-            door = PackedAttention(*plans, device)
+            door = PackedAttention(*plans, GpuBackend(device))
             time = clock.time(lambda door=door, arrays=arrays: door.attend(*arrays, queries, scale=DIM**-0.5))
             size = sum(array.nbytes for array in arrays)
             faster = best.median_us / time.median_us

@@ -10,6 +10,7 @@ from tq_core.rotation import Rotation
 from tq_core.trellis_plan import TrellisPlan
 from tq_core.trellis_table import trellis
 from tq_kernels_gpu.attention import PackedAttention, Partial
+from tq_kernels_gpu.backend import GpuBackend
 
 NUMPY = NumpyBackend()
 
@@ -65,7 +66,7 @@ def oracle(store, *, scale, softcap=0.0, limits=None, mask=None):
 
 def attended(device, store, accuracy, **options):
     """What the device finds, on the host."""
-    door = PackedAttention(*store.plans, device, accuracy=accuracy)
+    door = PackedAttention(*store.plans, GpuBackend(device), accuracy=accuracy)
     up = {name: None if array is None else device.asarray(array) for name, array in options.items() if _is_array(array)}
     options = {"scale": store.keys.shape[2] ** -0.5, **options, **up}
     packed = {name: device.asarray(array) for name, array in store.packed.items()}

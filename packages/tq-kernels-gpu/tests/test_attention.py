@@ -144,7 +144,7 @@ def test_stores_with_strides_and_odd_addresses_are_no_copy_and_right(device, acc
         grown = np.full((3, 61, *array.shape[2:]), 0xFF, array.dtype)  # NaN, and codes of other tokens
         grown[:2, 7:57] = array
         wide[name] = device.asarray(grown)[:2, 7:57]
-    door = PackedAttention(*store.plans, device, accuracy=accuracy)
+    door = PackedAttention(*store.plans, GpuBackend(device), accuracy=accuracy)
     part = door.attend(**wide, queries=device.asarray(store.queries), scale=0.2)
     expected = oracle(store, scale=0.2).finished()
     assert relative(device.to_host(part.finished()), expected) <= BOUNDS[accuracy]
@@ -153,7 +153,7 @@ def test_stores_with_strides_and_odd_addresses_are_no_copy_and_right(device, acc
 def test_rows_that_do_not_follow_each_other_are_copied(device):
     store = make_store((32, 32), (4, 4), tokens=40)
     spaced = {name: device.asarray(np.repeat(array, 2, axis=1))[:, ::2] for name, array in store.packed.items()}
-    door = PackedAttention(*store.plans, device, accuracy="exact")
+    door = PackedAttention(*store.plans, GpuBackend(device), accuracy="exact")
     part = door.attend(**spaced, queries=device.asarray(store.queries), scale=0.2)
     assert relative(device.to_host(part.finished()), oracle(store, scale=0.2).finished()) <= BOUNDS["exact"]
 
@@ -267,17 +267,17 @@ def test_fractional_widths_have_no_kernel_and_sketches_none_either(device):
     backend, plan = GpuBackend(device), scalar_plan(64, 4)
     assert backend.attention(scalar_plan(64, 2.5), plan, "exact") is None
     with pytest.raises(InvalidSpec, match=r"rows of 2\.5 bits have no attention kernel"):
-        PackedAttention(plan, scalar_plan(64, 2.5), device)
+        PackedAttention(plan, scalar_plan(64, 2.5), GpuBackend(device))
     sketched = scalar_plan(64, 3, sketch=TurboQuantProd(64, 4).plan.sketch)
     with pytest.raises(InvalidSpec, match="sketch cannot be attended"):
-        PackedAttention(sketched, plan, device)
+        PackedAttention(sketched, plan, GpuBackend(device))
     with pytest.raises(InvalidSpec, match="accuracy must be one of"):
-        PackedAttention(plan, plan, device, accuracy="half")
+        PackedAttention(plan, plan, GpuBackend(device), accuracy="half")
 
 
 def test_bad_arguments_are_refused_before_anything_is_launched(device):
     store = make_store((64, 32), (4, 4), tokens=10)
-    door = PackedAttention(*store.plans, device)
+    door = PackedAttention(*store.plans, GpuBackend(device))
     good = {name: device.asarray(array) for name, array in store.packed.items()}
     good |= {"queries": device.asarray(store.queries), "scale": 0.1}
     queries = good["queries"]

@@ -8,6 +8,7 @@ from gpu_plans import same_bits, scalar_plan
 from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch, TurboQuantError
 from tq_core.numpy_backend import NumpyBackend
 from tq_kernels_gpu.attention import PackedAttention
+from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.errors import CapacityExceeded
 from tq_kernels_gpu.packed_tokens import PackedTokens
 
@@ -39,7 +40,7 @@ def encoded(keys, values, scale_dtype):
 @pytest.mark.parametrize("scale_dtype", ["float16", "float32"])
 def test_appending_piece_by_piece_gives_the_bits_of_encode(device, scale_dtype):
     keys, values = tokens_of(23)
-    store = PackedTokens(device, KEYS, VALUES, 2, 40, scale_dtype=scale_dtype)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 40, scale_dtype=scale_dtype)
     for first, last in ((0, 1), (1, 2), (2, 2), (2, 20), (20, 23)):
         part = keys[:, first:last], values[:, first:last]
         store.append(*(device.asarray(one) for one in part))
@@ -50,7 +51,7 @@ def test_appending_piece_by_piece_gives_the_bits_of_encode(device, scale_dtype):
 
 
 def test_every_input_dtype_and_arrays_of_the_host_are_taken(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 40)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 40)
     keys, values = tokens_of(3, np.float64)
     store.append(keys, device.asarray(values.astype(np.float16)))
     found, expected = held(device, store), encoded(keys, values.astype(np.float16), "float16")
@@ -59,7 +60,7 @@ def test_every_input_dtype_and_arrays_of_the_host_are_taken(device):
 
 
 def test_a_full_store_refuses_before_anything_is_written(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 10)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10)
     store.append(*tokens_of(7))
     before = held(device, store)
     with pytest.raises(CapacityExceeded, match="4 more tokens after 7 exceed the capacity of 10") as caught:
@@ -79,7 +80,7 @@ def test_a_full_store_refuses_before_anything_is_written(device):
 
 def test_what_the_host_did_not_count_never_leaves_the_memory(device):
     """A graph replayed too often, without `claim`: the device leaves out what does not fit."""
-    store = PackedTokens(device, KEYS, VALUES, 2, 10)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10)
     keys, values = tokens_of(8)
     store.append(keys, values)
     store.claimed = 0
@@ -94,8 +95,8 @@ def test_what_the_host_did_not_count_never_leaves_the_memory(device):
 
 
 def test_attending_equals_attention_over_the_tokens_held(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 90)
-    door = PackedAttention(KEYS, VALUES, device)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 90)
+    door = PackedAttention(KEYS, VALUES, GpuBackend(device))
     queries = device.asarray(RNG.standard_normal((2, 3, 2, 64)).astype(np.float32))
     empty = store.attend(queries, scale=0.1)
     assert not device.to_host(empty.sums).any()
@@ -114,7 +115,7 @@ def test_attending_equals_attention_over_the_tokens_held(device):
 
 def test_a_captured_call_looks_at_the_whole_capacity_and_keeps_its_scratch(shim):
     device = shim.ShimDevice()
-    store = PackedTokens(device, KEYS, VALUES, 2, 200, accuracy="exact")
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 200, accuracy="exact")
     queries = RNG.standard_normal((2, 1, 1, 64)).astype(np.float32)
     store.append(*tokens_of(70))
     eager = store.attend(queries, scale=0.1)
@@ -129,7 +130,7 @@ def test_a_captured_call_looks_at_the_whole_capacity_and_keeps_its_scratch(shim)
 
 
 def test_a_claim_counts_what_replays_append(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 10)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10)
     store.claim(6)
     assert store.claimed == 6
     with pytest.raises(CapacityExceeded, match="5 more tokens after 6"):
@@ -138,12 +139,12 @@ def test_a_claim_counts_what_replays_append(device):
 
 
 def test_bytes_are_those_of_all_memory(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 100)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 100)
     assert store.nbytes == 2 * 100 * (32 + 12 + 2 + 2) + 8
 
 
 def test_bad_arguments_are_refused_and_change_nothing(device):
-    store = PackedTokens(device, KEYS, VALUES, 2, 10)
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10)
     keys, values = tokens_of(2)
     with pytest.raises(ShapeMismatch, match=r"keys must be \(2, 2, 64\), got \(1, 2, 64\)"):
         store.append(keys[:1], values)
@@ -156,15 +157,15 @@ def test_bad_arguments_are_refused_and_change_nothing(device):
         store.attend(queries, scale=1.0, mask=device.asarray(np.ones((1, 9), np.bool_)))
     assert store.claimed == 0
     with pytest.raises(InvalidSpec, match="scale_dtype must be one of"):
-        PackedTokens(device, KEYS, VALUES, 2, 10, scale_dtype="float64")
+        PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10, scale_dtype="float64")
     with pytest.raises(ShapeMismatch, match="got 0 of 10"):
-        PackedTokens(device, KEYS, VALUES, 0, 10)
+        PackedTokens(KEYS, VALUES, GpuBackend(device), 0, 10)
 
 
 @pytest.mark.gpu
 def test_a_captured_step_appends_and_attends_at_every_replay(gpu):
     cupy = gpu.xp
-    captured, eager = (PackedTokens(gpu, KEYS, VALUES, 2, 100) for _ in range(2))
+    captured, eager = (PackedTokens(KEYS, VALUES, GpuBackend(gpu), 2, 100) for _ in range(2))
     keys, values = (gpu.asarray(one) for one in tokens_of(1))
     queries = gpu.asarray(RNG.standard_normal((2, 4, 1, 64)).astype(np.float32))
     with cupy.cuda.Stream(non_blocking=True) as stream:

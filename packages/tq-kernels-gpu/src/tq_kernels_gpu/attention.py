@@ -1,7 +1,7 @@
 """Softmax attention straight from packed keys and values on a device, in parts that can be merged."""
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.ops.attend import Sight, Stored, attend
 from tq_kernels_gpu.ops.rotate import rotate, unrotate
 from tq_kernels_gpu.readers import Reader, reader
+
+if TYPE_CHECKING:
+    from tq_kernels_gpu.backend import GpuBackend
 
 ACCURACIES: Final = ("exact", "mixed", "integer")
 MOST_LANES: Final = 65535  # blocks of a grid's last two dimensions
@@ -43,11 +46,11 @@ class PackedAttention:
     sketch are InvalidSpec.
     """
 
-    def __init__(self, keys: Plan, values: Plan, device: Device, *, accuracy: str = "integer") -> None:
+    def __init__(self, keys: Plan, values: Plan, backend: "GpuBackend", *, accuracy: str = "integer") -> None:
         if accuracy not in ACCURACIES:
             raise InvalidSpec(f"accuracy must be one of {ACCURACIES}, got {accuracy!r}")
         self.keys, self.values, self.accuracy = keys, values, accuracy
-        self._device = device
+        self._device = backend.device
         self._readers: tuple[Reader, Reader] = reader(keys), reader(values)
 
     def attend(
@@ -76,8 +79,8 @@ class PackedAttention:
         graph that is being captured needs as long as it lives.
 
         Arrays are the device's, and so is the result; nothing waits for the device, and queries are not looked at: one
-        that is not finite gives a row that is not. Arrays of the host are uploaded, checked to be finite, and the
-        result comes down. Raises typed errors before anything is written.
+        that is not finite gives a row that is not. Queries of the host are checked to be finite and uploaded with all
+        that is not on the device, and the result comes down. Raises typed errors before anything is written.
         """
         device = self._device
         if not isinstance(queries, device.xp.ndarray):
@@ -90,7 +93,7 @@ class PackedAttention:
         self._check(stored, queries, scale, softcap, limits, mask, length)
         xp = device.xp
         lanes, groups, count, dim = queries.shape
-        limits, mask = (None if one is None else xp.ascontiguousarray(one) for one in (limits, mask))
+        limits, mask = (None if one is None else xp.ascontiguousarray(uploaded(device, one)) for one in (limits, mask))
         sight = Sight(limits, mask, scale, softcap)
         rows = xp.ascontiguousarray(queries).reshape(-1, dim)
         turned = rotate(device, self.keys.rotation, rows)

@@ -104,10 +104,6 @@ class GpuBackend:
         device = self.device
         return device.to_host(sketch_scores(device, sketch, device.asarray(bits), device.asarray(queries)))
 
-    def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
-        device = self.device
-        return device.asarray(packed), device.asarray(scales), None if gammas is None else device.asarray(gammas)
-
     def attention(self, keys: Plan, values: Plan, accuracy: str) -> PackedAttention | None:
         """Fused attention over tokens packed by two plans; see tq_kernels_gpu.attention.
 
@@ -115,4 +111,8 @@ class GpuBackend:
         """
         if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
             return None
-        return PackedAttention(keys, values, self.device, accuracy=accuracy)
+        return PackedAttention(keys, values, self, accuracy=accuracy)
+
+    def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
+        device = self.device
+        return device.asarray(packed), device.asarray(scales), None if gammas is None else device.asarray(gammas)

@@ -7,7 +7,8 @@ import numpy as np
 from tq_core.errors import InvalidSpec, ShapeMismatch
 from tq_core.registry import Plan
 from tq_kernels_gpu.attention import MOST_LANES, MOST_TOKENS, PackedAttention, Partial, uploaded
-from tq_kernels_gpu.device import Array, Device
+from tq_kernels_gpu.backend import GpuBackend
+from tq_kernels_gpu.device import Array
 from tq_kernels_gpu.errors import CapacityExceeded
 from tq_kernels_gpu.layout import DTYPES, dtype_number
 from tq_kernels_gpu.ops.encode import encode
@@ -33,9 +34,9 @@ class PackedTokens:
 
     def __init__(
         self,
-        device: Device,
         keys: Plan,
         values: Plan,
+        backend: GpuBackend,
         lanes: int,
         capacity: int,
         *,
@@ -46,11 +47,11 @@ class PackedTokens:
             raise InvalidSpec(f"scale_dtype must be one of {SCALES}, got {scale_dtype!r}")
         if not (1 <= lanes <= MOST_LANES and 1 <= capacity <= MOST_TOKENS):
             raise ShapeMismatch(f"1..{MOST_LANES} lanes of 1..{MOST_TOKENS} tokens, got {lanes} of {capacity}")
-        self.attention = PackedAttention(keys, values, device, accuracy=accuracy)
+        self.attention = PackedAttention(keys, values, backend, accuracy=accuracy)
         self.lanes, self.capacity = lanes, capacity
         self.claimed = 0
-        self._device = device
-        xp = device.xp
+        self._device = backend.device
+        xp = self._device.xp
         self._plans = keys, values
         self._packed = tuple(xp.zeros((lanes, capacity, plan.row_bytes), np.uint8) for plan in self._plans)
         self._scales = tuple(xp.zeros((lanes, capacity), scale_dtype) for _ in self._plans)

@@ -12,8 +12,8 @@ from tq_core.trellis_plan import TrellisPlan
 from tq_core.trellis_table import Trellis
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.tables import kept
+from tq_kernels_gpu.trellis_tables import TRELLIS
 
-TRELLIS: Final = 13  # TQ_TRELLIS of kernels/reader.cuh; whole bits are formats of their own
 PAIRS: Final = (2, 3, 4)  # bits whose codes are looked up in pairs, in rows whose planes are aligned to words
 ALIGNED: Final = 32  # a dim whose planes are
 

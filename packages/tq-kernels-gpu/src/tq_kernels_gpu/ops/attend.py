@@ -6,7 +6,8 @@ import numpy as np
 
 from tq_kernels_gpu.device import Argument, Array, Device
 from tq_kernels_gpu.layout import DTYPES, address
-from tq_kernels_gpu.readers import TRELLIS, Reader, float_table, half_table
+from tq_kernels_gpu.readers import Reader, float_table, half_table
+from tq_kernels_gpu.trellis_tables import TRELLIS
 
 HALF_TILE: Final = 32  # tokens of a warp's tile: TQ_TILE of kernels/attend_halves.cu
 SLAB: Final = 128  # value dims of a block there, TQ_SLAB
