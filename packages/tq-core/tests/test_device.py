@@ -1,5 +1,7 @@
 """Arrays on a device: encoded where they lie, bit for bit as on the host, and never transferred unasked."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ from tq_core import (
     WrongDevice,
     normalize,
     registry,
+    strict_device,
     testing,
 )
 from tq_core.device import is_on_device, typed_memory
@@ -297,3 +300,12 @@ def test_the_strict_device_is_strict(gpu):
         _ = gpu.device.xp.put_along_axis
     with pytest.raises(AttributeError):
         array.setflags(write=False)
+
+
+def test_what_the_strict_device_allows_is_what_cupy_has():
+    cupy = pytest.importorskip("cupy", reason="cupy, which needs no device to be asked for its names, is not installed")
+    for name in (*strict_device.FROM_ARRAYS, *strict_device.FROM_NOTHING):
+        assert callable(reduce(getattr, name.split("."), cupy)), name
+    assert not strict_device.METHODS - set(dir(cupy.ndarray))
+    for name in strict_device.FACTS:
+        assert hasattr(cupy.ndarray, name), name
