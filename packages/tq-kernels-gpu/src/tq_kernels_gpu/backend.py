@@ -1,5 +1,6 @@
-"""Backend `gpu`: the operations of tq_core on a device, for arrays of the host."""
+"""Backend `gpu`: the operations of tq_core on a device, for arrays of the host and, by `on_device`, of the device."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tq_kernels_gpu.ops.rotate import rotate, unrotate
 from tq_kernels_gpu.ops.scores import scores, sketch_scores
 from tq_kernels_gpu.ops.search import search
 from tq_kernels_gpu.ops.sketch import sketch_bits, unsketch
+from tq_kernels_gpu.resident import Resident
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -32,6 +34,11 @@ class GpuBackend:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+
+    @cached_property
+    def on_device(self) -> "GpuBackend":
+        """The same operations for arrays of the device, whose results stay there."""
+        return GpuBackend(Resident(self.device))
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
         """As NumpyBackend; hadamard bit for bit."""
