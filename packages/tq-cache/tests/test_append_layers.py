@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tq_cache import DecoderCache
+from tq_cache.codecs import TurboCodec
 from tq_cache.side import Side
 from tq_core import NotFinite, ScaleRange, ShapeMismatch
 
@@ -67,6 +68,15 @@ def test_sides_of_many_rows_hold_what_they_hold_alone(tmp_path):
         for layer, pair in enumerate(new):
             apart.append(*pair, layer)
     assert saved(together, tmp_path, "together") == saved(apart, tmp_path, "apart")
+
+
+def test_scratch_memory_of_a_call_does_not_grow_with_the_layers(monkeypatch):
+    rows, encode = [], TurboCodec.encode
+    monkeypatch.setattr(TurboCodec, "encode", lambda codec, x: rows.append(len(x)) or encode(codec, x))
+    for tokens, expected in ((1, [24]), (30, [240, 240, 240]), (70, [140] * 12)):
+        rows.clear()
+        empty("k=mse4,v=mse4", value_dim=DIM).append_layers(drawn(3, tokens, value_dim=DIM))
+        assert rows == expected
 
 
 def _spoilt(new, layer: int, side: int, value: float):

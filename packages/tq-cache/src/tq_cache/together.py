@@ -19,7 +19,7 @@ from tq_core import ScaleRange
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
 
-FEW: Final = 256  # rows of a side; from there on a call by itself costs nothing, and joining them is a copy of all
+FEW: Final = 256  # rows of a call; from there on one more call costs nothing, and scratch memory grows with the rows
 
 
 def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]) -> list[range]:
@@ -94,13 +94,19 @@ def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
 
 
 def _encode(sides: Sequence[Side], settled: Sequence[Floats]) -> list[Rows]:
-    """The rows of each side, (lanes, n, ...) arrays; sides of one codec that bring few share a call of it."""
-    calls: dict[tuple[int, int], list[int]] = {}
+    """The rows of each side, (lanes, n, ...) arrays; sides of one codec share calls of FEW rows, as they fit."""
+    calls: list[list[int]] = []
+    filling: dict[int, list[int]] = {}  # by codec: its last call, and how many rows that has
+    held: dict[int, int] = {}
     for index, (side, tokens) in enumerate(zip(sides, settled, strict=True)):
-        is_few = tokens.shape[0] * tokens.shape[1] <= FEW
-        calls.setdefault((id(side.codec), -1 if is_few else index), []).append(index)
+        key, new = id(side.codec), tokens.shape[0] * tokens.shape[1]
+        if key not in filling or held[key] + new > FEW:
+            filling[key], held[key] = [], 0
+            calls.append(filling[key])
+        filling[key].append(index)
+        held[key] += new
     found: list[Rows] = [{}] * len(sides)
-    for indices in calls.values():
+    for indices in calls:
         dim, codec = sides[indices[0]].dim, sides[indices[0]].codec
         dtypes = {settled[index].dtype for index in indices}
         dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)  # wider is exact: codes stay the same
