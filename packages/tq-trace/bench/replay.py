@@ -1,4 +1,4 @@
-"""Seconds and memory of a whole replay: 8 layers of 8 heads, 4,096 tokens, 64 queries a head, 6 policies.
+"""Seconds and memory of a whole replay: 8 layers of 8 heads, 4,096 tokens, 64 queries a head, 7 policies.
 
 The trace is written to a file first and mapped, as a user's is. `seconds` is wall time of `replay`, `cpu_seconds` that
 of all its threads, `peak_mib` the largest resident size of the process, mapped pages of the trace included. The bars
