@@ -116,6 +116,59 @@ def test_bad_input_is_one_line_and_exit_2(capsys, folder, monkeypatch, arguments
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link"])
+def test_what_is_no_plain_file_keeps_its_place(capsys, folder, tmp_path, kind: str) -> None:
+    target = path = tmp_path / "target"
+    reader = None
+    if "pipe" in kind:
+        os.mkfifo(target)
+        reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        target.write_text("old")
+    if "link" in kind:
+        path = tmp_path / "link"
+        path.symlink_to(target)
+    before = os.lstat(path)
+    status, out, _ = run(capsys, folder, *SMALL, *POLICIES[:2], "--output", path, "--quiet")
+    assert (status, out) == (0, "")
+    assert os.path.samestat(os.lstat(path), before)
+    written = target.read_bytes() if reader is None else os.read(reader, 1 << 16)
+    assert b"k=mse4,v=mse4" in written
+    if reader is not None:
+        os.close(reader)
+
+
+def test_results_in_one_file_or_in_an_input_are_refused(capsys, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
+    text = tmp_path / "text.txt"
+    text.write_text((folder / "validation.txt").read_text())
+    one = ["--output", tmp_path / "one", "--json", tmp_path / "." / "one"]
+    for arguments, match in (
+        (one, "two results would go into"),
+        (["--text", text, "--json", text], "is one of the inputs"),
+        (["--output", folder / "model.onnx"], "is one of the inputs"),
+        (["--json", folder / "tokenizer.json"], "is one of the inputs"),
+    ):
+        before = {path: path.read_bytes() for path in (text, *folder.iterdir())}
+        status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], *arguments)
+        assert status == 2
+        assert match in err
+        assert {path: path.read_bytes() for path in (text, *folder.iterdir())} == before
+    assert not (tmp_path / "one").exists()
+
+
+def test_place_where_no_file_can_be_made_is_refused_before_the_work(capsys, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
+
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], "--json", tmp_path / "figures.json")
+    assert status == 2
+    assert f"{tmp_path}: Permission denied" in err
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [(b"", "the text is empty"), (b"w1 w2", "the text has 2 tokens"), (b"\xff\xfe", "is not UTF-8 text")],

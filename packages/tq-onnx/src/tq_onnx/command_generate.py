@@ -48,8 +48,8 @@ def generate(bundle: Path, json_file: Path | None, quiet: bool, **options: Any) 
     """Text that follows a prompt, written as it comes; figures about time and cache go to standard error."""
     from tq_onnx.bundle import Bundle
 
-    check_writable(json_file)
-    check_writable(options["save_cache"])
+    read = (options["prompt_file"], options["load_cache"])
+    check_writable(json_file, options["save_cache"], inputs=read, bundle=bundle)
     job = Job(options)
     job.run(Bundle.open(bundle, variant=options["variant"], threads=options["threads"]))
     if json_file is not None:
