@@ -169,6 +169,26 @@ def test_place_where_no_file_can_be_made_is_refused_before_the_work(capsys, fold
     assert f"{tmp_path}: Permission denied" in err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "capture"])
+def test_start_token_that_the_model_does_not_know_is_laid_to_the_configs(capsys, folder, command: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"bos_token_id": 50256}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    output = ["--output", str(folder / "traces")] if command == "capture" else []
+    assert main([command, str(folder), "--tokens", "24", "--windows", "3", *output]) == 2
+    assert "bos_token_id is 50256, its model knows 32 tokens only" in capsys.readouterr().err
+
+
+def test_lack_of_memory_is_no_bug(capsys, folder, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 60 GiB")
+
+    monkeypatch.setattr(DecoderRunner, "step", full)
+    status, out, err = run(capsys, folder, *SMALL, "--quiet")
+    assert (status, out) == (2, "")
+    assert err.startswith("tq-onnx: error: out of memory: Unable to allocate 60 GiB; ask for fewer")
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [(b"", "the text is empty"), (b"w1 w2", "the text has 2 tokens"), (b"\xff\xfe", "is not UTF-8 text")],

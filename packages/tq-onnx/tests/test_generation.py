@@ -288,3 +288,13 @@ def test_existing_file_is_not_overwritten_by_a_cache(capsys, build, tmp_path) ->
     assert (status, out) == (2, "")
     assert "exists already" in err
     assert saved.read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", ["exact", "reconstruct"])
+def test_tokens_without_end_take_no_memory_in_advance(capsys, build, mode: str) -> None:
+    folder = build()
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    status, out, err = run(capsys, folder, "--prompt", "w1 w2", "--mode", mode, "--tokens", 10**12, "--stop", "w")
+    assert (status, out) == (0, "\n"), err
