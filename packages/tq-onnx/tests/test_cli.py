@@ -138,6 +138,16 @@ def test_what_is_no_plain_file_keeps_its_place(capsys, folder, tmp_path, kind: s
         os.close(reader)
 
 
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="this system has no link /dev/stdout")
+def test_standard_output_by_its_name_gets_both_results_whole(folder, tmp_path) -> None:
+    arguments = [*SMALL, *POLICIES[:2], "--format", "csv", "--json", "/dev/stdout", "--quiet"]
+    with (tmp_path / "both").open("w") as file:
+        subprocess.run([sys.executable, "-m", "tq_onnx", "evaluate", folder, *arguments], stdout=file, check=True)
+    data, rest = json.JSONDecoder().raw_decode((tmp_path / "both").read_text())
+    assert data["rows"][1]["policy"] == "k=mse4,v=mse4"
+    assert len(list(csv.DictReader(io.StringIO((tmp_path / "both").read_text()[rest:].lstrip())))) == 2
+
+
 def test_results_in_one_file_or_in_an_input_are_refused(capsys, folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
     text = tmp_path / "text.txt"

@@ -88,6 +88,9 @@ def write(path: Path, content: str) -> None:
 
     What is no plain file keeps its place and is written to: a pipe, a device, a link such as /dev/stdout.
     """
+    if _is_standard_output(path):
+        echo(content)  # opened once more, a file behind it would be written from its beginning twice
+        return
     if _is_written_through(path):
         with path.open("w", encoding="utf-8", newline="\n") as file:
             file.write(content)
@@ -106,6 +109,14 @@ def write(path: Path, content: str) -> None:
 def _is_written_through(path: Path) -> bool:
     """Whether no file may be put in its place."""
     return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def _is_standard_output(path: Path) -> bool:
+    """Whether it leads to where standard output goes, as /dev/stdout does."""
+    try:
+        return path.is_symlink() and os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # a dead link; an output that is no file, closed, or not there
+        return False
 
 
 def _umask() -> int:
