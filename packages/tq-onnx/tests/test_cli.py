@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 from rich.console import Console
 
 from tq_onnx import DecoderRunner
@@ -187,6 +189,19 @@ def test_start_token_that_the_model_does_not_know_is_laid_to_the_configs(capsys,
     output = ["--output", str(folder / "traces")] if command == "capture" else []
     assert main([command, str(folder), "--tokens", "24", "--windows", "3", *output]) == 2
     assert "bos_token_id is 50256, its model knows 32 tokens only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_logits_beyond_measure_have_no_perplexity(capsys, write, tiny_model, words, form: str) -> None:
+    model = tiny_model()
+    head = next(tensor for tensor in model.graph.initializer if tensor.name == "head")
+    head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1e6), "head"))
+    folder = write(model)
+    (folder / "validation.txt").write_text(words)
+    status, out, err = run(capsys, folder, *SMALL, *POLICIES, "--seed", 0, "--seed", 1, "--format", form, "--quiet")
+    assert (status, err) == (0, "")
+    if form == "json":
+        assert [row["perplexity"] for row in json.loads(out)["rows"]] == [None] * 3
 
 
 def test_lack_of_memory_is_no_bug(capsys, folder, monkeypatch) -> None:
