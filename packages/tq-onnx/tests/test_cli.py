@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tq_onnx import DecoderRunner
 from tq_onnx.cli import main
+from tq_onnx.delivery import read_utf8
 from tq_onnx.progress import reporter
 
 SMALL = ["--tokens", "24", "--windows", "3", "--score-from", "4"]
@@ -224,6 +225,16 @@ def test_bad_text_is_exit_2(capsys, folder, tmp_path, content: bytes, match: str
     status, _, err = run(capsys, folder, *SMALL, "--text", text)
     assert status == 2
     assert match in err
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_text_without_end_is_refused(capsys, folder, tmp_path) -> None:
+    whole = tmp_path / "whole.txt"
+    whole.write_text("w1 " * 200 + "\r\n")
+    assert read_utf8(whole).endswith("w1 \n")
+    status, _, err = run(capsys, folder, *SMALL, "--text", "/dev/zero")
+    assert status == 2
+    assert "/dev/zero has more than 33554432 characters" in err
 
 
 def test_bundle_without_text_asks_for_one(capsys, build) -> None:

@@ -5,11 +5,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
 from tq_onnx.errors import BundleNotFound, InvalidText, one_line
 from tq_onnx.files import admitted
+
+LARGEST_TEXT: Final = 1 << 25  # characters; the tokens of as many take a tokenizer some 5 GB
 
 
 def read_text(path: Path | None, bundle: Path) -> str:
@@ -33,11 +36,15 @@ def read_texts(paths: Sequence[Path], bundle: Path) -> dict[str, str]:
 
 
 def read_utf8(path: Path) -> str:
-    """A text file, or InvalidText where it is not UTF-8."""
+    """A text file, or InvalidText where it is not UTF-8 or longer than LARGEST_TEXT."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST_TEXT + 1)
     except UnicodeDecodeError as error:
         raise InvalidText(f"{path} is not UTF-8 text: {one_line(error)}; convert it first") from error
+    if len(text) > LARGEST_TEXT:
+        raise InvalidText(f"{path} has more than {LARGEST_TEXT} characters, too many for a tokenizer; cut a part out")
+    return text
 
 
 def check_writable(*paths: Path | None, inputs: Sequence[Path | None] = (), bundle: Path | None = None) -> None:
