@@ -122,6 +122,9 @@ def test_padding_that_a_graph_cannot_hide_is_refused(build) -> None:
     runner = DecoderRunner(Bundle.open(build(inputs=("position_ids",))), batch=2)
     with pytest.raises(UnsupportedBundle, match="the graph has no attention_mask that could hide padding"):
         generate_batch(runner, [[1, 2], [3]])
+    shared = DecoderRunner(Bundle.open(build(inputs=("attention_mask", "cache_position"))), batch=2)
+    with pytest.raises(UnsupportedBundle, match="cache_position, which is one for all rows, and no position_ids"):
+        generate_batch(shared, [[1, 2], [3]])
     hybrid = DecoderRunner(Bundle.open(build(states=("past_conv.7",))), batch=2)
     with pytest.raises(UnsupportedBundle, match=r"padding would enter the state 'past_conv\.7'"):
         generate_batch(hybrid, [[1, 2], [3]])
