@@ -247,7 +247,8 @@ def bench(session: nox.Session) -> None:
     """Every bench script of every package; each prints a table and writes JSON beside itself."""
     sync(session)
     for script in sorted(ROOT.glob("packages/*/bench/*.py")):
-        session.run("python", os.fspath(script.relative_to(ROOT)))
+        codes = [0, 2] if script.name == "gpu.py" else [0]  # 2: there is no device
+        session.run("python", os.fspath(script.relative_to(ROOT)), success_codes=codes)
 
 
 @nox.session

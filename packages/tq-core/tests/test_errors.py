@@ -23,6 +23,8 @@ PARENTS = {
     "FormatVersion": ValueError,
     "InvalidSpec": ValueError,
     "BackendUnavailable": RuntimeError,
+    "WrongDevice": TypeError,
+    "OutOfDeviceMemory": MemoryError,
 }
 
 

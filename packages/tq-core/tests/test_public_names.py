@@ -13,7 +13,7 @@ NAMES = [
     *("RowOutOfRange", "ScaleRange", "ShapeMismatch", "SpecMismatch", "TrellisQuant", "TurboQuantError"),
     *("TurboQuantMSE",),
     *("TurboQuantProd", "VectorCodec", "ZeroVector", "BackendUnavailable", "backends", "from_spec", "normalize"),
-    "report",
+    *("report", "WrongDevice", "OutOfDeviceMemory"),
 ]
 
 CONSTRUCTORS = {

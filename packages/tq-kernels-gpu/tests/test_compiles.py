@@ -15,7 +15,9 @@ MORE_SHARED = {
     "tq_products_trellis": 18 * 1024,  # the same
     "tq_sketch": 25 * 1024,  # 64 residuals of 64 bits and 64 rows of the matrix, as deep
 }
-MORE_REGISTERS = {}  # kernel -> its own bound, with the reason beside it
+MORE_REGISTERS = {  # kernel -> its own bound, with the reason beside it
+    "tq_attend_halves_16": 232,  # sums of 16 query rows in registers; one block of 256 threads a processor
+}
 
 
 @pytest.mark.cubins
@@ -42,7 +44,8 @@ def test_cubin_without_spills_and_within_bounds(compilers, compiler, record_prop
 def test_ptx_for_the_oldest_processors(compiler, module):
     ptx = compiler.ptx(module, "compute_75").decode()
     assert ".target sm_75" in ptx
-    assert ".ftz" not in ptx  # small float32 numbers stay what they are
+    # small float32 numbers stay what they are; CUDA's own expf and tanhf scale theirs before these instructions
+    assert ".ftz" not in ptx.replace("ex2.approx.ftz", "").replace("rcp.approx.ftz", "")
     assert "fma.rn.f32" not in ptx or "fmaf" in sources.source(module)  # contracted only where it is written
     for kernel in sources.kernels(module):
         assert f".entry {kernel}(" in ptx

@@ -15,6 +15,7 @@ from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.ops.decode import centroids, decode
 from tq_kernels_gpu.ops.encode import encode
 from tq_kernels_gpu.ops.walk import walk
+from tq_kernels_gpu.packed_tokens import PackedTokens
 
 NUMPY = NumpyBackend()
 FEW = [0, 10, 12, 13, 14, 16, 17, 20]  # Gaussian, one-hot, two-hot, constant, negative, zero, an outlier, huge
@@ -116,6 +117,11 @@ def test_survivors_beyond_shared_memory_lie_in_global_memory(shim, bits, states)
     _check(device, trellis_plan(200, bits, states), samples(200)[FEW[:3]])
 
 
+@pytest.mark.parametrize(("dim", "bits", "states"), [(4096, 2, 1024), (4096, 1, 8), (1536, 3, 256)])
+def test_long_rows(device, dim, bits, states):
+    _check(device, trellis_plan(dim, bits, states), samples(dim)[FEW[:2]])
+
+
 def test_more_rows_than_tiles_and_blocks_hold(device, monkeypatch):
     monkeypatch.setattr("tq_kernels_gpu.ops.walk.TILE_VALUES", 100 * 20)
     plan, x = trellis_plan(20, 2, 8), np.tile(samples(20), (11, 1))
@@ -131,6 +137,19 @@ def test_rows_with_strides_are_taken_as_they_are(device):
     expected = NUMPY.encode(plan, np.ascontiguousarray(wide[::2, 32:96]))
     same_bits(device.to_host(packed), expected[0])
     same_bits(device.to_host(scales), expected[1])
+
+
+def test_appending_gives_the_bits_of_encode(device):
+    plans = trellis_plan(64, 4, 256, search=3), trellis_plan(33, 3, 8)
+    store = PackedTokens(*plans, GpuBackend(device), 2, 20)
+    rows = [np.stack([samples(plan.dim, seed)[:9] for seed in (1, 2)]) for plan in plans]
+    for first, last in ((0, 1), (1, 9)):
+        store.append(*(device.asarray(np.ascontiguousarray(one[:, first:last])) for one in rows))
+    for plan, name, given in zip(plans, ("key", "value"), rows, strict=True):
+        packed, scales, _ = NUMPY.encode(plan, given.reshape(18, plan.dim))
+        same_bits(device.to_host(store.arrays[f"{name}_packed"])[:, :9], packed.reshape(2, 9, -1))
+        with np.errstate(over="ignore"):
+            same_bits(device.to_host(store.arrays[f"{name}_scales"])[:, :9], scales.astype(np.float16).reshape(2, 9))
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -105,8 +105,8 @@ def test_tables_take_a_third_of_shared_memory_at_most_and_queries_fit_beside_the
     for states in STATES:
         for bits in BITS:
             plan = trellis_plan(128, bits, states)
-            held = (np.empty((0, plan.row_bytes), np.uint8), np.empty(0, np.float32), None)
-            asked = asked_scores(device, plan, *held, samples(128)[:4], "exact")
+            held = (device.xp.empty((0, plan.row_bytes), np.uint8), device.xp.empty(0, np.float32), None)
+            asked = asked_scores(device, plan, *held, device.asarray(samples(128)[:4]), "exact")
             copies = copies_of(device, asked.stage)
             assert copies in (1, 2, 4, 8, 16, 32)
             assert 3 * 4 * len(plan.codebook.levels) * copies <= device.shared_limit

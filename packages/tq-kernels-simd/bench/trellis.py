@@ -1,12 +1,12 @@
 """What trellis codes cost beside 4-bit scalar codes: encoding, decoding, scores and attention, at one dimension.
 
 Each operation runs over the same rows in both codes, in turn, in one process; figures are CPU times of the whole
-process. Scores and attention of trellis codes are exact at every accuracy: `over_integers` compares them with
-integers over scalar codes. Set OPENBLAS_NUM_THREADS=1 and TQ_ISA before starting.
+process. `over_exact` compares exact with exact, `over_integers` what both do when asked for int8 scores or integer
+attention; attention over trellis codes is exact at every accuracy. `added` is what int8 scores add to the error, in
+standard deviations of the quantization error. Set OPENBLAS_NUM_THREADS=1 and TQ_ISA before starting.
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,20 +19,23 @@ from tq_kernels_simd.attention import PackedAttention
 
 DIM = 128
 HEADS = (4, 8)  # query heads that share a key head
+QUERIES = (1, 32)
+ACCURACIES = {"exact": ("exact", "exact"), "integers": ("int8", "integer")}
 BACKEND = SimdBackend()
 
 
-def operations(codec: VectorCodec, x: np.ndarray, accuracies: tuple[str, str]) -> dict[str, Callable[[], Any]]:
+def operations(codec: VectorCodec, x: np.ndarray, accuracies: tuple[str, str]) -> dict[str, partial[Any]]:
     """What is done with the rows in one code; the accuracies are those of scores and of attention."""
     encoded, few = codec.encode(x), x[:1024]  # encoding is slow, and as fast for few rows
-    query = np.random.default_rng(1).standard_normal((1, DIM), np.float32)
     scales = encoded.arrays["scales"].astype(np.float32)[None]
     stored = codec.plan, encoded.arrays["packed"], scales[0], None
-    found: dict[str, Callable[[], Any]] = {
+    found: dict[str, partial[Any]] = {
         "encode": partial(BACKEND.encode, codec.plan, few),
         "decode": partial(BACKEND.decode, *stored),
-        "scores": partial(BACKEND.scores, *stored, query, accuracy=accuracies[0]),
     }
+    for count in QUERIES:
+        queries = np.random.default_rng(1).standard_normal((count, DIM), np.float32)
+        found[f"scores {count}"] = partial(BACKEND.scores, *stored, queries, accuracy=accuracies[0])
     door = PackedAttention(codec.plan, codec.plan, BACKEND, accuracy=accuracies[1])
     tokens = encoded.arrays["packed"][None], scales
     for heads in HEADS:
@@ -44,22 +47,31 @@ def operations(codec: VectorCodec, x: np.ndarray, accuracies: tuple[str, str]) -
 def measure(bits: int, states: int, rows: int, repeats: int) -> list[dict[str, Any]]:
     """One line an operation."""
     x = np.random.default_rng(0).standard_normal((rows, DIM), np.float32)
+    codecs = {
+        "trellis": VectorCodec(TrellisQuant(DIM, bits, states=states, backend="simd")),
+        "scalar": VectorCodec(TurboQuantMSE(DIM, 4, backend="simd")),
+    }
     codes = {
-        "trellis": operations(
-            VectorCodec(TrellisQuant(DIM, bits, states=states, backend="simd")), x, ("exact", "exact")
-        ),
-        "exact": operations(VectorCodec(TurboQuantMSE(DIM, 4, backend="simd")), x, ("exact", "exact")),
-        "integer": operations(VectorCodec(TurboQuantMSE(DIM, 4, backend="simd")), x, ("int8", "integer")),
+        (name, how): operations(codec, x, accuracies)
+        for name, codec in codecs.items()
+        for how, accuracies in ACCURACIES.items()
     }
     lines = []
-    for operation in codes["trellis"]:
-        times = interleaved({name: run[operation] for name, run in codes.items()}, repeats)
-        each = times.median("trellis") / (1024 if operation == "encode" else rows)
+    for operation in codes["trellis", "exact"]:
+        times = interleaved({f"{name} {how}": run[operation] for (name, how), run in codes.items()}, repeats)
+        count = 1024 if operation == "encode" else rows
         line: dict[str, Any] = {"dim": DIM, "bits": bits, "states": states, "operation": operation}
-        line |= {"ns_per_vector": each, "spread": times.spread("trellis")}
-        line["over_exact"] = times.median("trellis") / times.median("exact")
-        line["over_integers"] = times.median("trellis") / times.median("integer")
+        line["ns_per_vector"] = times.median("trellis exact") / count
+        line["integer_ns_per_vector"] = times.median("trellis integers") / count
+        line["spread"] = times.spread("trellis exact")
+        line["over_exact"] = times.median("trellis exact") / times.median("scalar exact")
+        line["over_integers"] = times.median("trellis integers") / times.median("scalar integers")
         lines.append(line)
+        if not operation.startswith("scores"):
+            continue
+        exact, rounded = (codes["trellis", how][operation]() for how in ACCURACIES)
+        queries = codes["trellis", "exact"][operation].args[-1]
+        line["added"] = float((rounded - exact).std() / (exact - queries @ x.T).std())
     return lines
 
 

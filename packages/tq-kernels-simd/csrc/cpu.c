@@ -15,6 +15,8 @@ int tq_cpu_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+int tq_cpu_avx512vbmi(void) { return tq_cpu_avx512() && __builtin_cpu_supports("avx512vbmi"); }
 #endif
 
 #if defined(__aarch64__)

@@ -5,6 +5,7 @@
 int tq_cpu_baseline(void);
 int tq_cpu_avx2(void);
 int tq_cpu_avx512(void);
+int tq_cpu_avx512vbmi(void);
 int tq_cpu_neon(void);
 int tq_cpu_dotprod(void);
 

@@ -145,6 +145,8 @@ static void trellis(reader *in, tq_codebook *to, const header *h) {
     for (size_t i = 0; !in->fault && i < size; i++)
         if (to->levels[i] == 0 || to->levels[i] % 2 || to->levels[i] == INT16_MIN || !is_float(to->centroids[i]))
             in->fault = "a level of the trellis is 0, odd or no number";
+    for (size_t i = 0; !in->fault && i < size; i++) /* some levels of the build look up the one, some the other */
+        if (to->centroids[i] != (float)to->levels[i] / 8192) in->fault = "a centroid of the trellis is not its level";
     if (in->fault || h->window + h->bits > TQ_PAIR_BITS) return;
     to->pairs = array(in, h->thresholds, size << h->bits << 1, 4);
     for (size_t i = 0; !in->fault && i < size << h->bits; i++)
@@ -260,10 +262,13 @@ const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes) {
     if (h.sketch == TQ_HADAMARD && !h.rounds) return "a hadamard sketch has rounds";
     sketch(&in, &plan->sketch, &h);
     if (in.fault) return in.fault;
-    if (h.bits && h.bits != TQ_MIXED && !h.window) {
-        tq_tables *tables = (tq_tables *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
-        tq_tables_fill(tables, &plan->book);
-        plan->book.tables = tables;
+    void *room = (void *)(((uintptr_t)buffer + bytes + 63) / 64 * 64);
+    if (h.window) {
+        tq_planes_fill(room, &plan->book);
+        plan->book.planes = room;
+    } else if (h.bits && h.bits != TQ_MIXED) {
+        tq_tables_fill(room, &plan->book);
+        plan->book.tables = room;
     }
     plan->stage_bytes = h.bits ? tq_book_bytes(&plan->book) : 0;
     plan->row_bytes = plan->stage_bytes + (h.sketch ? ((size_t)h.projections + 7) / 8 : 0);

@@ -30,6 +30,22 @@ typedef struct tq_tables {
     int bucket_shift;
 } tq_tables;
 
+#define TQ_PLANE_BITS 10      /* of windows whose bytes have tables of their own */
+#define TQ_WINDOW_BITS 12     /* of a trellis, at most */
+
+/* The levels of a trellis in the forms that registers look up. Tables of bytes repeat where windows have fewer bits, so that
+ * whatever stands above a window does not count; of longer windows they hold nothing.
+ *
+ * `low` and `high` are the bytes of the doubled levels, counted from the lowest number of 16 bits. `scan` are levels for integer
+ * scans: centroid ~ step * (level - limit), in 7 or 8 bits and of 4-bit codes of long windows, to whose error 8 bits would add
+ * too much, in 12. Then a level is 16 * scan_high + scan_low, else scan_high; `scan` has both, scan_high in its high byte. */
+typedef struct tq_planes {
+    uint8_t low[1 << TQ_PLANE_BITS], high[1 << TQ_PLANE_BITS], scan_high[1 << TQ_PLANE_BITS], scan_low[1 << TQ_PLANE_BITS];
+    uint16_t scan[1 << TQ_WINDOW_BITS];
+    int limit;
+    float step;
+} tq_planes;
+
 #define TQ_PAIR_BITS 11       /* of windows of two neighbours that have a table: 16 KiB of the first-level cache */
 #define TQ_MIXED 9            /* `bits` of a fractional width, which is none of 1..8 */
 #define TQ_MIXED_LANES 16     /* a multiple of the places of a word: coordinate j has lane j % 16 */
@@ -52,6 +68,7 @@ typedef struct tq_codebook {
     size_t dim, bits;
     size_t window, nodes;      /* trellis: nodes = 2^(window - bits), a multiple of 8 */
     const float *pairs;        /* trellis: the centroids of two neighbours by the window + bits bits of both, or NULL */
+    const tq_planes *planes;   /* trellis; else NULL */
     tq_mixed mixed; /* where bits is TQ_MIXED, and then nothing below */
     const int16_t *thresholds; /* 2^(bits-1) - 1, ascending */
     const int16_t *levels;     /* the 2^(bits-1) positive levels, ascending, units of 1/4096; trellis: doubled, none 0 */
@@ -89,11 +106,12 @@ size_t tq_mixed_bytes(const tq_codebook *book);
 size_t tq_book_bytes(const tq_codebook *book);
 
 /* Fill `plan` from the buffer; NULL, or what is wrong with it. Reads nothing outside `bytes`; behind them there is room for
- * TQ_PLAN_ROOM more, which take the tables of the codebook. */
-#define TQ_PLAN_ROOM (sizeof(tq_tables) + 64)
+ * TQ_PLAN_ROOM more, which take the tables or the planes of the codebook. */
+#define TQ_PLAN_ROOM ((sizeof(tq_tables) > sizeof(tq_planes) ? sizeof(tq_tables) : sizeof(tq_planes)) + 64)
 const char *tq_plan_read(tq_plan *plan, void *buffer, size_t bytes);
 
 /* The tables of a codebook whose arrays have been checked. */
 void tq_tables_fill(tq_tables *tables, const tq_codebook *book);
+void tq_planes_fill(tq_planes *planes, const tq_codebook *book);
 
 #endif

@@ -26,6 +26,9 @@ const tq_level tq_levels[] = {
 #ifdef TQ_HAVE_AVX512
     {"avx512", "AVX-512 F, BW, VL, DQ and VNNI", tq_cpu_avx512, tq_fill_avx512},
 #endif
+#ifdef TQ_HAVE_AVX512VBMI
+    {"avx512vbmi", "AVX-512 F, BW, VL, DQ, VNNI and VBMI", tq_cpu_avx512vbmi, tq_fill_avx512vbmi},
+#endif
 #ifdef TQ_HAVE_NEON
     {"neon", "Advanced SIMD", tq_cpu_neon, tq_fill_neon},
 #endif

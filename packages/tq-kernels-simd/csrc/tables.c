@@ -1,3 +1,4 @@
+#include <math.h>
 #include <string.h>
 
 #include "plan.h"
@@ -22,6 +23,57 @@ static int bucketed(tq_tables *tables, const tq_codebook *book, int shift) {
         tables->bucket_tops[i] = inside ? book->thresholds[next] : 32767;
     }
     return 1;
+}
+
+static double greatest_centroid(const tq_codebook *book) {
+    double largest = 0;
+    for (size_t i = 0; i < (size_t)1 << book->window; i++) largest = fmax(largest, fabs((double)book->centroids[i]));
+    return largest;
+}
+
+/* The step for which levels of at most `top` on either side of 0 fit the centroids best, and their squared error; all windows
+ * occur alike. */
+static double fit_scan(const tq_codebook *book, double largest, int top, double *step) {
+    double cross = 0, square = 0, norm = 0;
+    for (size_t i = 0; i < (size_t)1 << book->window; i++) {
+        double centroid = (double)book->centroids[i], whole = rint(centroid * (top / largest));
+        cross += centroid * whole;
+        square += whole * whole;
+        norm += centroid * centroid;
+    }
+    *step = cross / square; /* no level is 0, so that the largest is not */
+    return norm - *step * cross;
+}
+
+/* Of few levels, another greatest one often hits the others better. */
+static void fill_scan(tq_planes *planes, const tq_codebook *book, int fine) {
+    double largest = greatest_centroid(book), least = INFINITY, step;
+    int best = planes->limit;
+    for (int top = planes->limit; 5 * top >= 4 * planes->limit && (book->window <= 7 || top == planes->limit); top--) {
+        double error = fit_scan(book, largest, top, &step);
+        if (error < least) least = error, best = top;
+    }
+    fit_scan(book, largest, best, &step);
+    planes->step = (float)step;
+    for (size_t i = 0; i < (size_t)1 << book->window; i++) {
+        unsigned level = (unsigned)((int)rint((double)book->centroids[i] * (best / largest)) + planes->limit);
+        planes->scan[i] = (uint16_t)(fine ? (level >> 4) << 8 | (level & 15) : level << 8);
+    }
+}
+
+void tq_planes_fill(tq_planes *planes, const tq_codebook *book) {
+    size_t mask = ((size_t)1 << book->window) - 1;
+    int fine = book->bits == 4 && book->window > 7;
+    memset(planes, 0, sizeof *planes);
+    planes->limit = fine ? 2047 : book->bits == 4 || book->window > 7 ? 127 : 63;
+    fill_scan(planes, book, fine);
+    for (size_t i = 0; book->window <= TQ_PLANE_BITS && i < sizeof planes->low; i++) {
+        unsigned level = (unsigned)(book->levels[i & mask] + 32768);
+        planes->low[i] = (uint8_t)level;
+        planes->high[i] = (uint8_t)(level >> 8);
+        planes->scan_high[i] = (uint8_t)(planes->scan[i & mask] >> 8);
+        planes->scan_low[i] = (uint8_t)planes->scan[i & mask];
+    }
 }
 
 void tq_tables_fill(tq_tables *tables, const tq_codebook *book) {

@@ -338,6 +338,15 @@ def test_numbers_that_no_trellis_holds_are_refused(trellis_plan, name, index, va
         _simd.plan(with_item(trellis_plan, name, index, value, kind))
 
 
+@pytest.mark.parametrize(
+    ("name", "index", "value", "kind"),
+    [("centroids", 0, 0.5, "f"), ("centroids", 255, 0.0, "f"), ("levels", 9, 2, "h")],
+)
+def test_centroids_that_are_not_their_levels_are_refused(trellis_plan, name, index, value, kind):
+    with pytest.raises(CorruptData, match="a centroid of the trellis is not its level"):
+        _simd.plan(with_item(trellis_plan, name, index, value, kind))
+
+
 @pytest.mark.parametrize(("index", "value"), [(0, 9.0), (1, float("nan")), (4095, 0.0), (2048, float("inf"))])
 def test_pairs_that_are_not_those_of_their_windows_are_refused(trellis_plan, index, value):
     with pytest.raises(CorruptData, match="a pair of the trellis is not what its windows say"):

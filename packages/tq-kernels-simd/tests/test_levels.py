@@ -24,6 +24,8 @@ FLAGS = {
     "baseline": set(),
     "avx2": {"avx2", "fma", "bmi2", "f16c"},
     "avx512": {"avx2", "fma", "bmi2", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+    "avx512vbmi": {"avx2", "fma", "bmi2", "f16c"}
+    | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512vbmi"},
     "neon": {"asimd"},
     "dotprod": {"asimd", "asimddp"},
 }
@@ -175,7 +177,7 @@ def test_the_levels_agree_with_proc_cpuinfo():
 def test_the_build_has_the_levels_of_its_platform():
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        assert list(STATES) == ["baseline", "avx2", "avx512"]
+        assert list(STATES) == ["baseline", "avx2", "avx512", "avx512vbmi"]
     elif machine in ("aarch64", "arm64"):
         assert list(STATES) == ["baseline", "neon", "dotprod"]
     else:

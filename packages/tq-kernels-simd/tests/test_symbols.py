@@ -53,7 +53,7 @@ def test_the_pattern_would_see_a_wide_register(line):
     assert not WIDE.search("addps %xmm15,%xmm0")
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "neon", "dotprod"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512vbmi", "neon", "dotprod"])
 def test_what_an_instruction_set_defines_is_static_or_named_after_it(isa):
     """A name that two sets define would let the linker keep the wrong copy."""
     for path in objects(f"tq_{isa}"):

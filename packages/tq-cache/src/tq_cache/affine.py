@@ -49,12 +49,12 @@ class AffineCodec:
         exact = rows.astype(np.float64)
         if self.symmetric:
             top = (1 << (self.bits - 1)) - 1
-            scales = self._stored(np.abs(exact).max(axis=1, initial=0.0) / top)
+            scales = self._stored(np.abs(exact).max(axis=1) / top)
             codes = np.clip(np.rint(exact / _safe(scales)), -top, top) + top
             return {"packed": pack(codes.astype(np.uint8), self.bits), "scales": scales}
-        zeros = self._stored(exact.min(axis=1, initial=np.inf))
+        zeros = self._stored(exact.min(axis=1))
         top = (1 << self.bits) - 1
-        scales = self._stored((exact.max(axis=1, initial=-np.inf) - zeros.astype(np.float64)) / top)
+        scales = self._stored((exact.max(axis=1) - zeros.astype(np.float64)) / top)
         codes = np.clip(np.rint((exact - zeros.astype(np.float64)[:, None]) / _safe(scales)), 0, top)
         return {"packed": pack(codes.astype(np.uint8), self.bits), "scales": scales, "zeros": zeros}
 
@@ -83,7 +83,9 @@ class AffineCodec:
             stored = values.astype(self.scalar)
         if not np.isfinite(stored).all():
             row = int(np.argmax(~np.isfinite(stored)))
-            raise ScaleRange(f"the scale of row {row} is {values[row]:.6g}, beyond {self.scalar}; use norms=float32")
+            raise ScaleRange(
+                f"the scale of row {row} is {float(values[row]):.6g}, beyond {self.scalar}; use norms=float32"
+            )
         return stored
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tq_cache.codecs import Fused, FusedAttention, fused_attention
 from tq_cache.exact_tokens import LEAST_TILE, Fresh, bundles, exact_pieces, exact_tile, with_exact
+from tq_cache.place import contiguous
 from tq_cache.side import Side
 from tq_cache.softmax import Question, State, View, hide, joined, logits_of, nothing, sees_all, stacked
 
@@ -40,7 +41,7 @@ def attend(
     fused kernel computes what lies in codes, at its `accuracy`; exact tokens are added here, and `fresh` ones last.
     """
     lanes, heads, count, _ = queries.shape
-    out = np.empty((lanes, heads, count, values.dim), np.float32)
+    out: F32 = keys.place.xp.empty((lanes, heads, count, values.dim), np.float32)
     tile, rows = _tile(keys, values, heads, count, workspace_bytes)
     can_fuse = _is_shared(view.mask) and not (softcap > 0 and keys.has_mean)  # a cap is for the true logits
     fused = fused_attention(keys.codec, values.codec, accuracy) if can_fuse else None
@@ -84,9 +85,9 @@ def _fused(fused: FusedAttention, keys: Side, values: Side, asked: Question) -> 
     view, limits, mask = asked.view, None, asked.view.mask
     if len(view.first) and not sees_all(view, first, last):
         limits = np.stack([view.first, view.last], axis=1)
-        limits -= first  # they may lie beyond the packed tokens
+        limits = keys.place.asarray(limits - first)  # they may lie beyond the packed tokens
     if mask is not None:
-        mask = np.ascontiguousarray(np.broadcast_to(mask[0, 0], (len(view.first), mask.shape[3]))[:, first:last])
+        mask = contiguous(np.broadcast_to(mask[0, 0], (len(view.first), mask.shape[3]))[:, first:last])
     packed, scales = ([side.coded[name].view for side in (keys, values)] for name in ("packed", "scales"))
     return fused.attend(
         packed[0],
@@ -114,12 +115,12 @@ def _tile(keys: Side, values: Side, heads: int, count: int, workspace_bytes: int
 def _coded(keys: Side, values: Side, lane: int, spans: list[tuple[int, int]], asked: Question) -> State:
     """The state of one lane after the codes of tokens in those spans."""
     heads, count, dim = asked.queries.shape[1:]
-    queries = np.ascontiguousarray(asked.queries[lane].reshape(heads * count, dim))
+    queries = contiguous(asked.queries[lane].reshape(heads * count, dim))
     view, state = asked.view.of([lane]), nothing(asked, 1, values.dim)
     for low, high in spans:
         logits = logits_of(keys.scores_of(lane, low, high, queries), asked).reshape(1, heads, count, high - low)
         if view.mask is not None or not sees_all(view, low, high):
-            hide(logits, np.arange(low, high), view)
+            hide(logits, np.arange(low, high), view, keys.place)
         state, weights = joined(state, logits)
         summed = state.summed
         summed += values.combined(lane, low, high, weights.reshape(heads * count, high - low)).reshape(summed.shape)

@@ -49,24 +49,20 @@ class Basis(NamedTuple):
     def restored(self, rows: F32) -> F32:
         """What `moved` made, moved back: (lanes, n, dim) float32, in the same memory where it can be."""
         if self.order is not None:
-            found = np.empty_like(rows)
-            np.put_along_axis(found, self.order[:, None, :], rows, axis=2)
-            rows = found
+            rows = np.take_along_axis(rows, np.argsort(self.order, axis=1)[:, None, :], axis=2)
         if self.mean is not None:
             rows += self.mean[:, None, :]
         return rows
 
     def asked(self, lane: int, queries: F32) -> F32:
         """(queries, dim) with the channels as that lane's vectors are encoded."""
-        return queries if self.order is None else np.ascontiguousarray(queries[:, self.order[lane]])
+        return queries if self.order is None else np.take(queries, self.order[lane], axis=1)
 
     def answered(self, lane: int, sums: F32) -> F32:
         """Weighted sums of vectors as they are encoded, (sums, dim), with the channels put back."""
         if self.order is None:
             return sums
-        found = np.empty_like(sums)
-        found[:, self.order[lane]] = sums
-        return found
+        return np.take(sums, np.argsort(self.order[lane]), axis=1)
 
     def shift(self, lane: int, queries: F32) -> F32 | None:
         """(queries,) inner products with the lane's mean, which scores of encoded vectors lack; None for no mean."""
@@ -94,18 +90,17 @@ def learned(tokens: Floats, needs: Needs, known: Basis) -> Basis:
 
 def by_energy(energies: F64, channels: int) -> NDArray[np.intp]:
     """(lanes, dim): the channels of most energy, then the others, each in ascending order; ties to lower channels."""
-    chosen = np.zeros(energies.shape, bool)
-    np.put_along_axis(chosen, np.argsort(-energies, axis=1, kind="stable")[:, :channels], True, axis=1)
-    return first_channels(chosen)
+    ranks = np.argsort(np.argsort(-energies, axis=1, kind="stable"), axis=1)
+    return first_channels(ranks < channels)
 
 
 def first_channels(chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
     """(lanes, dim): the channels chosen, then the others, each in ascending order."""
-    return np.argsort(~chosen, axis=1, kind="stable")
+    return np.argsort((~chosen).astype(np.int8), axis=1, kind="stable")
 
 
 def _total(tokens: F64) -> F64:
-    total = np.zeros((tokens.shape[0], tokens.shape[2]))
+    total = np.zeros_like(tokens[:, 0])
     for token in range(tokens.shape[1]):
         total += tokens[:, token]
     return total

@@ -8,9 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
+from tq_cache.place import HOST, largest, uploaded
 from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
 from tq_core.checks import FEW, MAX_QUERY, as_array, as_floats, integer, require_finite
+from tq_core.device import Device, is_on_device
 
 Floats = NDArray[np.floating]
 Lead = tuple[int, int, int]
@@ -48,34 +50,38 @@ def layer_index(value: int, layers: int) -> int:
     return index
 
 
-def tokens(keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tuple[int, int]) -> tuple[Floats, Floats]:
+def tokens(
+    keys: ArrayLike, values: ArrayLike, lead: tuple[int, ...], dims: tuple[int, int], place: Device = HOST
+) -> tuple[Floats, Floats]:
     """Keys (*lead, n, key dim) and values (*lead, n, value dim) as (lanes, n, dim) native floats of equal n."""
-    first = float_array(keys, "keys", (*lead, None, dims[0]))
-    second = float_array(values, "values", (*lead, None, dims[1]))
+    first = float_array(keys, "keys", (*lead, None, dims[0]), place)
+    second = float_array(values, "values", (*lead, None, dims[1]), place)
     if first.shape[-2] != second.shape[-2]:
         raise ShapeMismatch(f"keys hold {first.shape[-2]} tokens and values {second.shape[-2]}; they come in pairs")
     lanes = math.prod(lead)
     return first.reshape(lanes, *first.shape[-2:]), second.reshape(lanes, *second.shape[-2:])
 
 
-def fresh(given: tuple[ArrayLike, ArrayLike] | None, lead: tuple[int, ...], dims: tuple[int, int]) -> Fresh | None:
+def fresh(
+    given: tuple[ArrayLike, ArrayLike] | None, lead: tuple[int, ...], dims: tuple[int, int], place: Device
+) -> Fresh | None:
     """Keys and values of tokens that are seen and not kept, (lanes, n, dim) each; None for none."""
     if given is None:
         return None
     if not isinstance(given, tuple) or len(given) != 2:
         raise InvalidSpec(f"fresh is a pair of keys and values, got {type(given).__name__}")
-    found = Fresh(*tokens(*given, lead, dims))
+    found = Fresh(*tokens(*given, lead, dims, place))
     for side, name in zip(found, ("fresh keys", "fresh values"), strict=True):
         require_float32(side, name)
     return found
 
 
-def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> NDArray[np.float32]:
+def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int, place: Device) -> NDArray[np.float32]:
     """Queries (*lead, query heads, n, dim) with a multiple of `heads` query heads, as float32; `heads` 0: (n, dim)."""
     if heads == 0:
-        array = float_array(asked, "queries", (None, dim))
+        array = float_array(asked, "queries", (None, dim), place)
     else:
-        array = float_array(asked, "queries", (*lead, None, None, dim))
+        array = float_array(asked, "queries", (*lead, None, None, dim), place)
         if array.shape[-3] == 0 or array.shape[-3] % heads:
             raise ShapeMismatch(
                 f"queries have {array.shape[-3]} heads; a multiple of the {heads} key/value heads is expected"
@@ -85,7 +91,8 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int) -> ND
     if narrow is not array:
         require_finite(narrow, "queries (as float32)")
     # a sum of squares that float32 holds, below 2**128, has no number beyond 2**64
-    if not (array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))) and np.abs(narrow).max() > MAX_QUERY:
+    is_small = place is HOST and array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))
+    if not is_small and largest(narrow) > MAX_QUERY:
         raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 
@@ -103,7 +110,16 @@ def positive(value: float | None, name: str, default: float) -> float:
     return float(value)
 
 
-def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: ArrayLike | None, lead: Lead) -> View:
+def view(
+    count: int,
+    tokens: int,
+    *,
+    causal: bool,
+    sliding_window: int,
+    mask: ArrayLike | None,
+    lead: Lead,
+    place: Device,
+) -> View:
     """Which of `tokens` tokens each of `count` queries sees. With `causal` the queries are the last `count` tokens.
 
     `lead` is (1, kv heads, query heads) of one sequence; a mask is (n, tokens), or has the query heads before.
@@ -117,7 +133,7 @@ def view(count: int, tokens: int, *, causal: bool, sliding_window: int, mask: Ar
     if causal or reach:
         last = np.arange(tokens - count + 1, tokens + 1, dtype=np.int64)
     first = np.maximum(last - reach, 0) if reach else np.zeros(count, np.int64)
-    return View(first, last, None if mask is None else _mask(mask, count, tokens, lead))
+    return View(first, last, None if mask is None else _mask(mask, count, tokens, lead, place))
 
 
 def positions(given: ArrayLike, held: int, name: str) -> NDArray[np.int64]:
@@ -134,9 +150,12 @@ def positions(given: ArrayLike, held: int, name: str) -> NDArray[np.int64]:
     return np.where(chosen < 0, chosen + held, chosen)
 
 
-def mask_of(mask: ArrayLike, full: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """A mask (n, tokens), (query heads or 1, n, tokens) or with batch before: (batch, query heads or 1, n, tokens)."""
-    given = as_array(mask, "mask")
+def mask_of(mask: ArrayLike, full: tuple[int, int, int, int], place: Device) -> NDArray[np.bool_]:
+    """A mask (n, tokens), (query heads or 1, n, tokens) or with batch before: (batch, query heads or 1, n, tokens).
+
+    A mask of the host serves a device, too: it is uploaded.
+    """
+    given = place.adopt(mask, "mask") if place is not HOST and is_on_device(mask) else as_array(mask, "mask")
     if given.dtype != np.bool_:
         raise InvalidDtype(f"mask must be bool, True where a query may look, got {given.dtype}")
     batch, query_heads, count, tokens = full
@@ -145,13 +164,13 @@ def mask_of(mask: ArrayLike, full: tuple[int, int, int, int]) -> NDArray[np.bool
     if not fits or shape[0] not in (1, batch) or shape[1] not in (1, query_heads):
         allowed = [full[2:], full[1:], full] if batch > 1 else [full[2:], full[1:]]
         raise ShapeMismatch(f"mask must have shape {' or '.join(map(str, allowed))}, got {given.shape}")
-    return np.broadcast_to(given.reshape(shape), (batch, shape[1], count, tokens))
+    return np.broadcast_to(uploaded(place, given).reshape(shape), (batch, shape[1], count, tokens))
 
 
-def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead) -> NDArray[np.bool_]:
+def _mask(mask: ArrayLike, count: int, tokens: int, lead: Lead, place: Device) -> NDArray[np.bool_]:
     """The mask of one sequence as (lanes or 1, heads a lane or 1, n, tokens)."""
     _, kv_heads, query_heads = lead
-    given = mask_of(mask, (1, query_heads, count, tokens))
+    given = mask_of(mask, (1, query_heads, count, tokens), place)
     if given.shape[1] == 1:
         return given
     return given.reshape(kv_heads, query_heads // kv_heads, count, tokens)
@@ -165,9 +184,16 @@ def span(start: int, stop: int | None, length: int) -> tuple[int, int]:
     return first, last
 
 
-def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...]) -> Floats:
-    """x as contiguous native floats of that shape (None: any length), all finite; or a typed error."""
-    array: Floats = x if type(x) is np.ndarray and x.dtype in NATIVE else as_floats(x, name)
+def float_array(x: ArrayLike, name: str, shape: tuple[int | None, ...], place: Device = HOST) -> Floats:
+    """x as contiguous native floats of that shape (None: any length), all finite; or a typed error.
+
+    WrongDevice for an array that does not lie where the cache does: nothing is transferred unasked.
+    """
+    array: Floats
+    if place is not HOST:
+        array = place.xp.ascontiguousarray(as_floats(x, name, place))
+    else:
+        array = x if type(x) is np.ndarray and x.dtype in NATIVE else as_floats(x, name)
     expected = tuple([got if want is None else want for want, got in zip(shape, array.shape, strict=False)])
     if array.ndim != len(shape) or array.shape != expected:
         wanted = ", ".join("n" if size is None else str(size) for size in shape)

@@ -151,7 +151,9 @@ def fused_attention(keys: TokenCodec, values: TokenCodec, accuracy: str) -> Fuse
     has_sketch = keys.codec.plan.sketch is not None or values.codec.plan.sketch is not None
     if has_sketch or backend is not values.codec.quantizer.backend or not hasattr(backend, "attention"):
         return None
-    kernel: FusedAttention = backend.attention(keys.codec.plan, values.codec.plan, accuracy)
+    kernel: FusedAttention | None = getattr(backend, "on_device", backend).attention(
+        keys.codec.plan, values.codec.plan, accuracy
+    )
     keys.fused.setdefault(values, {})[accuracy] = kernel
     return kernel
 

@@ -1,6 +1,7 @@
 """DecoderCache: the cache of a whole model, with the update convention of transformers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,14 +13,19 @@ from tq_cache.errors import PolicyMismatch
 from tq_cache.exact_tokens import Fresh
 from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
+from tq_cache.place import HOST
 from tq_cache.policy import CachePolicy
 from tq_core import ShapeMismatch
+from tq_core.device import typed_memory
 
 F32 = NDArray[np.float32]
 
 
 class DecoderCache(BatchCache):
     """Keys and values of all layers, arrays (batch, kv_heads, tokens, head_dim), held as packed codes.
+
+    With `backend="gpu"` everything lies on the device: arrays that come (cupy, torch, DLPack) and go are the device's,
+    and WrongDevice refuses others; masks, positions and what is given may be of the host.
 
     Every row of the batch is a sequence of its own: rows are cropped, reordered, repeated, selected, merged and split
     without decoding anything, and may hold different numbers of tokens (`lengths`). `policy` is resolved against the
@@ -66,15 +72,18 @@ class DecoderCache(BatchCache):
         """Tokens held by the longest row in that layer."""
         return max(map(len, self._layers(layer_idx)))
 
+    @typed_memory
     def append(self, keys: ArrayLike, values: ArrayLike, layer_idx: int) -> list[range]:
         """Add (batch, kv_heads, n, head_dim) keys and values to one layer; returns the positions each row quantized.
 
-        Errors as QuantizedKVCache.append; a failing call leaves the cache as it was.
+        Errors as QuantizedKVCache.append; OutOfDeviceMemory of a full device. A failing call changes nothing.
         """
         layers = self._layers(layer_idx)
-        new_keys, new_values = checks.tokens(keys, values, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
+        new_keys, new_values = checks.tokens(keys, values, lead, dims, self._place)
         return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
 
+    @typed_memory
     def append_layers(self, new: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[list[range]]:
         """Add tokens to every layer: keys and values of each, as `append` takes them; what it returns, for each.
 
@@ -88,32 +97,35 @@ class DecoderCache(BatchCache):
         keys: list[NDArray[np.floating]] = []
         values: list[NDArray[np.floating]] = []
         for index, (layer_keys, layer_values) in enumerate(new):
-            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims)
+            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims, self._place)
             layers += self._layers(index)
             keys.extend(self._by_row(new_keys))
             values.extend(self._by_row(new_values))
         quantized = together.append(layers, keys, values)
         return [quantized[start : start + self.batch] for start in range(0, len(quantized), self.batch)]
 
+    @typed_memory
     def update(
         self, key_states: ArrayLike, value_states: ArrayLike, layer_idx: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Append, then return all keys and values of the layer as the codes decode to, in the dtype that came in.
 
         Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode. What
-        decodes to beyond float16, though what came in was within, is returned as float16's largest number.
+        decodes to beyond float16, though what came in was within, is returned as float16's largest number. On a device
+        bfloat16 comes back as float32, and what was appended stays where there is no room to decode.
         """
         self._uniform(layer_idx)
         self.append(key_states, value_states, layer_idx)
         found = []
         for given, held in ((key_states, self.keys(layer_idx)), (value_states, self.values(layer_idx))):
-            dtype = np.asarray(given).dtype.newbyteorder("=")
+            dtype = self._dtype_of(given)
             if dtype == np.float16:
                 largest = np.finfo(np.float16).max
                 np.clip(held, -largest, largest, out=held)
             found.append(held.astype(dtype, copy=False))
         return found[0], found[1]
 
+    @typed_memory
     def keys(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """What the codes of tokens start..stop-1 decode to, (batch, kv_heads, tokens, head_dim) float32.
 
@@ -122,25 +134,28 @@ class DecoderCache(BatchCache):
         length = self._uniform(layer_idx)
         return together.keys(self._layers(layer_idx), *checks.span(start, stop, length))
 
+    @typed_memory
     def values(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
         """As `keys`, (batch, kv_heads, tokens, value_dim) float32."""
         length = self._uniform(layer_idx)
         return together.values(self._layers(layer_idx), *checks.span(start, stop, length))
 
+    @typed_memory
     def scores(self, queries: ArrayLike, layer_idx: int) -> F32:
         """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens).
 
         Rows that hold fewer tokens than the longest have -inf behind their last.
         """
-        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim, self._place)
         _, heads, count, dim = asked.shape
         layers = self._layers(layer_idx)
-        out = np.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
+        out: F32 = self._place.xp.full((self.batch, heads, count, max(map(len, layers))), -np.inf, np.float32)
         for row, layer in enumerate(layers):
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads * count, dim)
             out[row, ..., : len(layer)] = layer.scores(grouped).reshape(heads, count, len(layer))
         return out
 
+    @typed_memory
     def attend(
         self,
         queries: ArrayLike,
@@ -160,10 +175,10 @@ class DecoderCache(BatchCache):
         Options as MultiHeadKVCache.attend, for each row by itself: with `causal` the queries are the last n tokens of
         their row. `mask` may have the batch before: (batch, query_heads, n, tokens), of the longest row.
         """
-        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim)
+        asked = checks.queries(queries, (self.batch,), self.kv_heads, self.head_dim, self._place)
         _, heads, count, dim = asked.shape
         layers = self._layers(layer_idx)
-        behind = checks.fresh(fresh, (self.batch, self.kv_heads), (self.head_dim, self.value_dim))
+        behind = checks.fresh(fresh, (self.batch, self.kv_heads), (self.head_dim, self.value_dim), self._place)
         rows = (
             [None] * self.batch
             if behind is None
@@ -171,12 +186,18 @@ class DecoderCache(BatchCache):
         )
         new = 0 if behind is None else behind.keys.shape[1]
         most = max(map(len, layers)) + new
-        whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most))
-        lead, found = (1, self.kv_heads, heads), []
+        whole = None if mask is None else checks.mask_of(mask, (self.batch, heads, count, most), self._place)
+        options: dict[str, Any] = {
+            "causal": causal,
+            "sliding_window": sliding_window,
+            "lead": (1, self.kv_heads, heads),
+            "place": self._place,
+        }
+        found = []
         for row, layer in enumerate(layers):
             seen = len(layer) + new
             own = None if whole is None else whole[row : row + 1, ..., :seen]
-            view = checks.view(count, seen, causal=causal, sliding_window=sliding_window, mask=own, lead=lead)
+            view = checks.view(count, seen, mask=own, **options)
             grouped = asked[row].reshape(self.kv_heads, heads // self.kv_heads, count, dim)
             attended = layer.attend(grouped, scale, softcap, view, workspace_bytes, accuracy, rows[row])
             found.append(attended.reshape(heads, count, self.value_dim))
@@ -206,6 +227,13 @@ class DecoderCache(BatchCache):
                 f"rows hold {sorted(lengths)} tokens and do not fit one array; select([row]) one of them"
             )
         return lengths.pop()
+
+    def _dtype_of(self, given: Any) -> "np.dtype[Any]":
+        """The dtype of what came in; on a device, where bfloat16 is no dtype of arrays, float32 for that."""
+        if self._place is HOST:
+            return np.asarray(given).dtype.newbyteorder("=")
+        dtype: np.dtype[Any] = self._place.adopt(given, "the states").dtype
+        return dtype
 
     def _by_row(self, lanes: NDArray[np.floating]) -> NDArray[np.floating]:
         return lanes.reshape(self.batch, self.kv_heads, *lanes.shape[1:])

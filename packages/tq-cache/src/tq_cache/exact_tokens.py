@@ -76,7 +76,7 @@ def _floats(side: Side, fresh: Floats | None, pieces: list[Piece]) -> F32:
         for kind, start, stop, _ in pieces
     ]
     if len(parts) == 1:
-        return np.asarray(parts[0], np.float32)
+        return parts[0].astype(np.float32, copy=False)
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
@@ -94,7 +94,7 @@ def with_exact(
         asked.view, pieces[0].position, last.position + last.stop - last.start
     ):
         parts = [np.arange(piece.position, piece.position + piece.stop - piece.start) for piece in pieces]
-        hide(logits, np.concatenate(parts), asked.view)
+        hide(logits, np.concatenate(parts), asked.view, keys.place)
     found, weights = joined(state, logits)
     summed = found.summed
     summed += (weights.reshape(lanes, heads * count, -1) @ held_values).reshape(summed.shape)

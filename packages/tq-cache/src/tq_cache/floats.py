@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_cache.place import largest
 from tq_core import CorruptData, ScaleRange
 
 F32 = NDArray[np.float32]
@@ -17,7 +18,7 @@ def require_float32(array: NDArray[np.floating], name: str) -> None:
     with np.errstate(over="ignore"):
         fits = np.isfinite(array.astype(np.float32)).all()
     if not fits:
-        raise ScaleRange(f"{name} are beyond float32, up to {np.abs(array).max():.6g}; scale the data down")
+        raise ScaleRange(f"{name} are beyond float32, up to {largest(array):.6g}; scale the data down")
 
 
 class FloatCodec:
@@ -45,12 +46,13 @@ class FloatCodec:
             stored = rows.astype(self.dtype)
         if not np.isfinite(stored).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(stored))[0])
-            raise ScaleRange(f"coordinate {column} of row {row} is {rows[row, column]:.6g}, beyond {self.dtype}")
+            raise ScaleRange(f"coordinate {column} of row {row} is {float(rows[row, column]):.6g}, beyond {self.dtype}")
         return {"packed": stored}
 
     def decode(self, rows: Any) -> F32:
         """The rows as float32."""
-        return np.array(rows["packed"], np.float32)
+        found: F32 = rows["packed"].astype(np.float32)
+        return found
 
     def scores(self, rows: Any, queries: F32) -> F32:
         """queries @ rows.T, float32."""

@@ -58,7 +58,7 @@ class Layer:
         """(lanes, ...) from the (lanes of a group, ...) of each group."""
         if len(parts) == 1:
             return parts[0]
-        out = np.empty((self.lanes, *parts[0].shape[1:]), np.float32)
+        out: F32 = self.groups[0].keys.place.xp.empty((self.lanes, *parts[0].shape[1:]), np.float32)
         for group, part in zip(self.groups, parts, strict=True):
             out[group.heads] = part
         return out
@@ -112,8 +112,10 @@ class Layer:
             )
         dropped = len(self) - len(positions)
         self.open()
-        for side in self.sides():
+        taken = self.fork()  # memory may run out on the way
+        for side in taken.sides():
             side.take(positions[parts == 0], positions[parts == 1] - first, positions[parts == 2] - second)
+        self.groups = taken.groups
         self.evicted += dropped  # positions go on counting: what comes next is no sink because others left
 
     def fork(self) -> "Layer":

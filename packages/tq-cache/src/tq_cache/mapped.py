@@ -5,7 +5,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tq_cache.place import HOST
 from tq_cache.token_array import TokenArray
+from tq_core.device import Device
 
 Array = NDArray[Any]
 
@@ -26,11 +28,11 @@ class Seal:
 class MappedTokenArray(TokenArray):
     """A TokenArray that begins as a read-only view, (lanes, tokens, ...), of a file that is never written.
 
-    Length and ledger are known without reading the tokens.
+    Length and ledger are known without reading the tokens. On a device it becomes a copy there when it is first read.
     """
 
-    def __init__(self, tokens: Array, seal: Seal) -> None:
-        self._array = tokens
+    def __init__(self, tokens: Array, seal: Seal, place: Device = HOST) -> None:
+        self._place, self._array = place, tokens
         self._seal: Seal | None = seal
         self._start, self._length = 0, tokens.shape[1]
         self._shared = True  # as a fork does: copy before writing
@@ -39,6 +41,7 @@ class MappedTokenArray(TokenArray):
     def _held(self) -> Array:
         if self._seal is not None:
             self._seal.open()
+            self._array = self._place.asarray(self._array)
             self._seal = None
         return self._array
 

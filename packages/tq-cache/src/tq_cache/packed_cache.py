@@ -15,6 +15,7 @@ from tq_cache.plan import Given, Planner
 from tq_cache.policy import CachePolicy
 from tq_cache.snapshot_facts import Shape, own_policy
 from tq_core.checks import seed_value
+from tq_core.device import typed_memory
 
 
 class PackedCache:
@@ -50,6 +51,7 @@ class PackedCache:
         self.policy = own_policy(self._shape(""), policy)
         dims, room = (self.head_dim, self.value_dim), checks.whole(capacity, 0, "capacity")
         planner = Planner(self.policy, self.layers, self.kv_heads, dims, self.seed, backend)
+        self._place = planner.place
         known = Given()
         if not from_file:
             lead = {"head": (), "layer": (self.kv_heads,), "decoder": (self.layers, self.kv_heads)}[self.KIND]
@@ -104,14 +106,16 @@ class PackedCache:
         """The cache of a file, which continues as if it had never been saved; the file itself is never written.
 
         Facts that are given must be those of the file, or SnapshotMismatch names fact and values. The file is mapped,
-        and only what grows is copied. Its header is verified here; the tokens of a layer's keys or values when they
-        are first used, or all here with `lazy=False`: CorruptData names file and tensor before any number is used.
+        and only what grows is copied; with `backend="gpu"` what is used is copied to the device. The header is verified
+        here; the tokens of a layer's keys or values when they are first used, or all here with `lazy=False`:
+        CorruptData names file and tensor before any number is used.
         """
         found = snapshot.Snapshot(path, cls.KIND)
         found.require(model=model, tokens=tokens, rope=rope, dtype=dtype, policy=policy, seed=seed)
         return cls._of(found, backend, lazy)
 
     @classmethod
+    @typed_memory
     def _of(cls, found: snapshot.Snapshot, backend: str, lazy: bool) -> Self:
         cache = found.built(lambda shape: cls._empty(shape, backend))
         found.fill(cache._rows, lazy=lazy)

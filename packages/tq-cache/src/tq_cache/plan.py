@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from tq_cache.basis import Basis, Needs, by_energy
 from tq_cache.codecs import TokenCodec, codec_for
 from tq_cache.grammar import GIVEN, STORES, Override, Stores, with_option
+from tq_cache.place import place_of
 from tq_cache.policy import CachePolicy
 from tq_cache.stores import AnyStore
 from tq_core import InvalidSpec
+from tq_core.device import Device
 
 Floats = NDArray[np.floating]
 Heads = list[int]
@@ -25,13 +27,14 @@ class Given(NamedTuple):
 
 
 class SidePlan(NamedTuple):
-    """Keys or values of heads that are stored alike. `known`: what of their basis is given."""
+    """Keys or values of heads that are stored alike. `known`: what of their basis is given; `place`: where they lie."""
 
     lanes: int
     dim: int
     codec: TokenCodec
     needs: Needs
     known: Basis
+    place: Device
 
 
 class GroupPlan(NamedTuple):
@@ -59,7 +62,7 @@ class Planner:
         self, policy: CachePolicy, layers: int, kv_heads: int, dims: tuple[int, int], seed: int, backend: str
     ) -> None:
         self.policy, self.layers, self.kv_heads, self.dims = policy, layers, kv_heads, dims
-        self.seed, self.backend = seed, backend
+        self.seed, self.backend, self.place = seed, backend, place_of(backend)
         self._codecs: dict[tuple[AnyStore, int], TokenCodec] = {}
         self._alike: dict[tuple[Stores, tuple[Override, ...]], list[tuple[Stores, Heads | None]]] = {}
 
@@ -105,10 +108,20 @@ class Planner:
         chosen: Any = slice(None) if heads is None else heads
         means, key_energies, value_energies = (None if array is None else array[layer, chosen] for array in given)
         keys, values = needs
+        place = self.place
         return GroupPlan(
             heads,
-            SidePlan(lanes, self.dims[0], self._codec(stores[0], 0), keys, _known(keys, means, key_energies)),
-            SidePlan(lanes, self.dims[1], self._codec(stores[1], 1), values, _known(values, None, value_energies)),
+            SidePlan(
+                lanes, self.dims[0], self._codec(stores[0], 0), keys, _known(keys, means, key_energies, place), place
+            ),
+            SidePlan(
+                lanes,
+                self.dims[1],
+                self._codec(stores[1], 1),
+                values,
+                _known(values, None, value_energies, place),
+                place,
+            ),
         )
 
     def _codec(self, store: AnyStore, side: int) -> TokenCodec:
@@ -118,12 +131,12 @@ class Planner:
         return self._codecs[pair]
 
 
-def _known(needs: Needs, means: Floats | None, energies: Floats | None) -> Basis:
+def _known(needs: Needs, means: Floats | None, energies: Floats | None, place: Device) -> Basis:
     """What is given of a basis, in memory of its own."""
-    mean = np.array(means, np.float32) if needs.mean == GIVEN and means is not None else None
+    mean = place.asarray(np.array(means, np.float32)) if needs.mean == GIVEN and means is not None else None
     order = None
     if needs.split == GIVEN and energies is not None:
-        order = by_energy(energies.astype(np.float64), needs.channels)
+        order = place.asarray(by_energy(energies.astype(np.float64), needs.channels))
     return Basis(mean, order)
 
 

@@ -12,6 +12,7 @@ from tq_cache.basis import Basis, learned
 from tq_cache.floats import require_float32
 from tq_cache.flow import Flow, Pending, Settled
 from tq_cache.grammar import GIVEN
+from tq_cache.place import largest
 from tq_cache.plan import SidePlan
 from tq_cache.token_array import TokenArray
 from tq_core import ScaleRange
@@ -31,7 +32,7 @@ class Side:
     """
 
     def __init__(self, plan: SidePlan, sink_limit: int, capacity: int) -> None:
-        self.lanes, self.dim, self.codec, self.needs, self.known = plan
+        self.lanes, self.dim, self.codec, self.needs, self.known, self.place = plan
         self.sink_limit, self.capacity = sink_limit, capacity
         floats = [np.finfo(dtype).max for _, dtype in self.codec.fields.values() if dtype.kind == "f"]
         self.scratch = self.dim * self.codec.scratch  # bytes a token, see TokenCodec
@@ -42,11 +43,11 @@ class Side:
         """Forget all tokens, the memory they took and what was learned from them."""
         self.basis = None if self.needs.tokens else self.known
         self.coded = {
-            name: TokenArray(self.lanes, () if width is None else (width,), dtype, self.capacity)
+            name: TokenArray(self.lanes, () if width is None else (width,), dtype, self.capacity, self.place)
             for name, (width, dtype) in self.codec.fields.items()
         }
-        self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
-        self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16))
+        self.sinks = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16), place=self.place)
+        self.recent = TokenArray(self.lanes, (self.dim,), np.dtype(np.float16), place=self.place)
         self._is_open = True  # nothing comes from a file
 
     def fork(self) -> "Side":
@@ -101,15 +102,15 @@ class Side:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
         moved = recent if basis is None else basis.moved(recent)
         limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
-        if float(np.abs(moved).max(initial=0.0)) * math.sqrt(self.dim) <= limit:
+        if largest(moved) * math.sqrt(self.dim) <= limit:
             return
         if basis is not None:
-            self.codec.encode(np.ascontiguousarray(moved).reshape(-1, self.dim))
+            self.codec.encode(moved.reshape(-1, self.dim))
             return
-        largest = float(np.linalg.norm(moved.astype(np.float64), axis=2).max())
-        if not largest <= limit:
+        longest = float(np.linalg.norm(moved.astype(np.float64), axis=2).max())
+        if not longest <= limit:
             raise ScaleRange(
-                f"a vector of norm {largest:.6g} waits for what is learned from the first {self.needs.tokens} tokens; "
+                f"a vector of norm {longest:.6g} waits for what is learned from the first {self.needs.tokens} tokens; "
                 f"norms up to {limit:.6g} surely fit; use norms=float32 or scale the data down"
             )
 
@@ -166,7 +167,7 @@ class Side:
     def scores(self, queries: F32) -> F32:
         """Inner products of (lanes, queries, dim) with all tokens, (lanes, queries, tokens), codes unpacked nowhere."""
         sinks, coded = len(self.sinks), len(self.coded["packed"])
-        out = np.empty((self.lanes, queries.shape[1], sinks + coded + len(self.recent)), np.float32)
+        out: F32 = self.place.xp.empty((self.lanes, queries.shape[1], sinks + coded + len(self.recent)), np.float32)
         for lane, asked in enumerate(queries):
             out[lane, :, :sinks] = asked @ _float32(self.sinks.view[lane]).T
             out[lane, :, sinks + coded :] = asked @ _float32(self.recent.view[lane]).T
@@ -234,7 +235,7 @@ class Side:
         rows = {}
         for name, array in self.coded.items():
             part = array.view[:, low:high]
-            rows[name] = np.ascontiguousarray(part).reshape(-1, *part.shape[2:])
+            rows[name] = part.reshape(-1, *part.shape[2:])
         return self.restored(self.codec.decode(rows).reshape(self.lanes, high - low, self.dim))
 
     def restored(self, rows: F32) -> F32:
@@ -249,7 +250,7 @@ class Side:
     def shifts(self, queries: F32) -> F32:
         """Inner products of (lanes, heads a lane, n, dim) queries with the mean of their lane, (lanes, heads, n)."""
         found = [self._basis.shift(lane, own.reshape(-1, self.dim)) for lane, own in enumerate(queries)]
-        return np.array(found, np.float32).reshape(queries.shape[:3])
+        return np.stack([shift for shift in found if shift is not None]).reshape(queries.shape[:3])
 
     @property
     def _basis(self) -> Basis:
@@ -265,4 +266,4 @@ def _make_room(held: TokenArray, new: Floats, extra: int) -> None:
 
 def _float32(exact: Floats) -> F32:
     """A float32 copy; what is beyond float32 was refused when it came."""
-    return np.array(exact, np.float32)
+    return exact.astype(np.float32)

@@ -22,7 +22,7 @@ FLOATS: Final = ("float16", "float32", "float64")
 
 
 def tensors_of(prefix: str, side: Side) -> dict[str, Array]:
-    """All that the side holds, by name."""
+    """All that the side holds, by name, on the host."""
     found = {prefix + _name(name): array.view for name, array in side.coded.items()}
     found |= {prefix + "sinks": side.sinks.view, prefix + "window": side.recent.view}
     mean, order = side.basis or side.known
@@ -30,7 +30,7 @@ def tensors_of(prefix: str, side: Side) -> dict[str, Array]:
         found[prefix + "mean"] = mean
     if order is not None:
         found[prefix + "channels"] = order[:, : side.needs.channels].astype(np.int64)
-    return found
+    return {name: side.place.to_host(array) for name, array in found.items()}
 
 
 class SideReader:
@@ -69,7 +69,7 @@ class SideReader:
             self.expect(names[name], (side.lanes, count, side.dim), FLOATS)
         arrays = {name: self.tensor(full) for name, full in names.items()}
         seal = Seal(lambda: self._verify_side(prefix, side, names, arrays))
-        held = {name: MappedTokenArray(array, seal) for name, array in arrays.items()}
+        held = {name: MappedTokenArray(array, seal, side.place) for name, array in arrays.items()}
         sinks, window = (held.pop(name) for name in EXACT)
         basis = Basis(self._mean(prefix + "mean", side), self._order(prefix + "channels", side))
         learned = ((side.needs.mean, basis.mean), (side.needs.split, basis.order))
@@ -88,7 +88,8 @@ class SideReader:
         mean = np.array(self.tensor(name), np.float32)
         if not np.isfinite(mean).all():
             raise self.corrupt(f"{name} has numbers that are not finite")
-        return mean
+        placed: F32 = side.place.asarray(mean)
+        return placed
 
     def _order(self, name: str, side: Side) -> NDArray[np.intp] | None:
         """As `_mean`: the order in which channels are encoded, from those that come first."""
@@ -101,7 +102,8 @@ class SideReader:
             raise self.corrupt(f"{name} must name channels of {side.dim} in ascending order")
         chosen = np.zeros((side.lanes, side.dim), bool)
         np.put_along_axis(chosen, first, True, axis=1)
-        return first_channels(chosen)
+        placed: NDArray[np.intp] = side.place.asarray(first_channels(chosen))
+        return placed
 
     def _is_known(self, name: str, need: int | str) -> bool:
         """Whether the file has it; CorruptData where it was given and is missing. Where it has no use it is left."""

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.device import Device
+
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating]
 
@@ -55,7 +57,12 @@ class Question(NamedTuple):
 def nothing(asked: Question, lanes: int, value_dim: int) -> State:
     """The state of some lanes before any token."""
     shape = lanes, *asked.queries.shape[1:3]
-    return State(np.full(shape, -np.inf, np.float32), np.zeros(shape), np.zeros((*shape, value_dim)))
+    like = asked.queries
+    return State(
+        np.full_like(like, -np.inf, np.float32, shape=shape),
+        np.zeros_like(like, np.float64, shape=shape),
+        np.zeros_like(like, np.float64, shape=(*shape, value_dim)),
+    )
 
 
 def stacked(states: Sequence[State]) -> State:
@@ -78,12 +85,13 @@ def sees_all(view: View, low: int, high: int) -> bool:
     return bool(view.first[-1] <= low and view.last[0] >= high)
 
 
-def hide(logits: F32, positions: NDArray[np.int64], view: View) -> None:
+def hide(logits: F32, positions: NDArray[np.int64], view: View, place: Device) -> None:
     """Set the logits (lanes, heads a lane, n, tokens) of tokens that a query may not see to -inf."""
     first, last, mask = view
-    logits[:, :, ~((positions >= first[:, None]) & (positions < last[:, None]))] = -np.inf
+    hidden = place.asarray((positions < first[:, None]) | (positions >= last[:, None]))
     if mask is not None:
-        logits[~np.broadcast_to(mask[..., positions], logits.shape)] = -np.inf
+        hidden = hidden | ~mask[..., place.asarray(positions)]
+    np.copyto(logits, np.float32(-np.inf), where=hidden)
 
 
 def joined(state: State, logits: F32) -> tuple[State, F32]:

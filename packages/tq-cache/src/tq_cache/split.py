@@ -40,8 +40,8 @@ class SplitCodec:
 
     def encode(self, rows: NDArray[np.floating]) -> "Rows":
         """Codes and scalars of both parts."""
-        high = self.high.encode(np.ascontiguousarray(rows[:, : self.channels]))
-        rest = self.rest.encode(np.ascontiguousarray(rows[:, self.channels :]))
+        high = self.high.encode(rows[:, : self.channels].copy())
+        rest = self.rest.encode(rows[:, self.channels :].copy())
         return {**high, **{REST + name: array for name, array in rest.items()}}
 
     def decode(self, rows: "Rows") -> F32:
@@ -52,8 +52,8 @@ class SplitCodec:
     def scores(self, rows: "Rows", queries: F32) -> F32:
         """Inner products of (queries, dim) with the decoded rows, (queries, rows) float32."""
         high, rest = self._parts(rows)
-        found = self.high.scores(high, np.ascontiguousarray(queries[:, : self.channels]))
-        found += self.rest.scores(rest, np.ascontiguousarray(queries[:, self.channels :]))
+        found = self.high.scores(high, queries[:, : self.channels].copy())
+        found += self.rest.scores(rest, queries[:, self.channels :].copy())
         return found
 
     def combine(self, rows: "Rows", weights: F32) -> F32:

@@ -4,6 +4,7 @@ A call costs some dozen microseconds of numpy whatever it holds, and a step brin
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -49,8 +50,9 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         side.commit(ready)
     quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
     for layer in learning:
-        if layer.is_ready:  # nothing waits any more
-            layer.trim()
+        if layer.is_ready:  # nothing waits any more; room that memory is too full to give back is kept
+            with suppress(MemoryError):
+                layer.trim()
     return quantized
 
 
@@ -79,7 +81,7 @@ def _tokens(sides: Sequence[Side], start: int, stop: int) -> F32:
     first = sides[0]
     codes, window = first.borders()
     low, high = min(max(start, codes), window), max(min(stop, window), codes)
-    out = np.empty((len(sides), first.lanes, stop - start, first.dim), np.float32)
+    out: F32 = first.place.xp.empty((len(sides), first.lanes, stop - start, first.dim), np.float32)
     if low < high:
         decoded = _decode(sides, low - codes, high - codes)
         for row, side, rows in zip(out, sides, decoded, strict=True):
@@ -102,7 +104,7 @@ def _encode(sides: Sequence[Side], settled: Sequence[Floats]) -> list[Rows]:
         dim, codec = sides[indices[0]].dim, sides[indices[0]].codec
         dtypes = {settled[index].dtype for index in indices}
         dtype = dtypes.pop() if len(dtypes) == 1 else np.result_type(*dtypes)  # wider is exact: codes stay the same
-        flat = [np.ascontiguousarray(settled[index], dtype).reshape(-1, dim) for index in indices]
+        flat = [settled[index].astype(dtype, copy=False).reshape(-1, dim) for index in indices]
         rows = _encoded(codec, flat)
         start = 0
         for index, part in zip(indices, flat, strict=True):

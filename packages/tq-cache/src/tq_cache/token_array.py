@@ -5,6 +5,9 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_cache.place import HOST
+from tq_core.device import Device
+
 SPARE: Final = 16  # a grown array has a sixteenth of its tokens to spare, and at least 8: little padding, few copies
 LEAST: Final = 8
 
@@ -12,8 +15,11 @@ LEAST: Final = 8
 class TokenArray:
     """(lanes, tokens, ...) of one dtype. Amortised O(1) a token for `extend`, `drop_front` and `drop_back`."""
 
-    def __init__(self, lanes: int, tail: tuple[int, ...], dtype: "np.dtype[Any]", capacity: int = 0) -> None:
-        self._held = np.empty((lanes, capacity, *tail), dtype)
+    def __init__(
+        self, lanes: int, tail: tuple[int, ...], dtype: "np.dtype[Any]", capacity: int = 0, place: Device = HOST
+    ) -> None:
+        self._place = place
+        self._held: NDArray[Any] = place.xp.empty((lanes, capacity, *tail), dtype)
         self._start = 0
         self._length = 0
         self._shared = False  # another fork may look at the same memory: copy before writing
@@ -51,7 +57,7 @@ class TokenArray:
             self._held[:, : self._length] = self.view.copy()
         else:
             target = needed + spare if self._length else needed  # a first fill is taken as it comes
-            grown = np.empty((self._held.shape[0], target, *self._held.shape[2:]), self._held.dtype)
+            grown = self._place.xp.empty((self._held.shape[0], target, *self._held.shape[2:]), self._held.dtype)
             grown[:, : self._length] = self.view
             self._held = grown
             self._shared = False
@@ -82,7 +88,9 @@ class TokenArray:
     def widen(self, dtype: "np.dtype[Any]") -> None:
         """Change to a wider dtype of the same kind, without loss."""
         if dtype != self._held.dtype:
-            widened = np.empty(self._held.shape, dtype)  # the room to spare holds no numbers: it is not converted
+            widened = self._place.xp.empty(
+                self._held.shape, dtype
+            )  # the room to spare holds no numbers: it is not converted
             widened[:, self._start : self._start + self._length] = self.view
             self._held, self._shared = widened, False
 
@@ -95,5 +103,5 @@ class TokenArray:
 
     def take(self, positions: NDArray[np.int64]) -> None:
         """Keep the tokens at these positions, in this order."""
-        self._held = self.view[:, positions]
+        self._held = self.view[:, self._place.asarray(positions)]
         self._start, self._length, self._shared = 0, len(positions), False

@@ -7,6 +7,7 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tq_core.device import Device, is_on_device
 from tq_core.errors import (
     InvalidBitWidth,
     InvalidDimension,
@@ -16,6 +17,7 @@ from tq_core.errors import (
     NotUnitNorm,
     ScaleRange,
     ShapeMismatch,
+    WrongDevice,
 )
 from tq_core.norms import row_norms
 
@@ -89,7 +91,9 @@ def integer(value: object, name: str, error: type[Exception] = InvalidSpec, hint
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
-    """x as an array, or ShapeMismatch for ragged lists and InvalidDtype for what is no array at all."""
+    """x as an array of the host, or ShapeMismatch for ragged lists and InvalidDtype for what is no array at all."""
+    if type(x) is not np.ndarray and is_on_device(x):
+        raise WrongDevice(f"{name} lies on a device and is read on the host; copy it there, e.g. with .get() or .cpu()")
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidDtype(f"{name} is a masked array and its mask would be lost; fill it first, e.g. with .filled(0)")
     try:
@@ -100,9 +104,12 @@ def as_array(x: ArrayLike, name: str) -> NDArray[Any]:
         raise InvalidDtype(f"{name} cannot be read as a numpy array: {error}") from error
 
 
-def as_floats(x: ArrayLike, name: str) -> NDArray[np.floating]:
-    """x as an array of float16, float32 or float64 of any shape (bfloat16: widened to float32), or InvalidDtype."""
-    array = as_array(x, name)
+def as_floats(x: ArrayLike, name: str, device: Device | None = None) -> NDArray[np.floating]:
+    """x as an array of float16, float32 or float64 of any shape (bfloat16: widened to float32), or InvalidDtype.
+
+    `device`: where x lies and stays, as for all checks of floats here; None is the host.
+    """
+    array = as_array(x, name) if device is None else device.adopt(x, name)
     if array.dtype.kind == "V" and array.dtype.name == "bfloat16":  # asking for a name is slow
         array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
@@ -112,27 +119,42 @@ def as_floats(x: ArrayLike, name: str) -> NDArray[np.floating]:
     return array
 
 
-def float_rows(x: ArrayLike, dim: int, name: str = "x") -> tuple[NDArray[np.floating], bool]:
+def float_rows(
+    x: ArrayLike, dim: int, name: str = "x", device: Device | None = None
+) -> tuple[NDArray[np.floating], bool]:
     """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
 
     Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
     where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
     """
-    array = as_floats(x, name)
+    array = as_floats(x, name, device)
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
     single = array.ndim == 1
-    rows: NDArray[np.floating] = np.require(
-        array.reshape(1 if array.ndim == 1 else len(array), dim), array.dtype.newbyteorder("="), ["C", "A"]
-    )
+    rows = native(array.reshape(1 if single else len(array), dim), device)
     require_finite(rows, name, single=single)
     return rows, single
+
+
+def native(array: NDArray[np.floating], device: Device | None) -> NDArray[np.floating]:
+    """The array C-contiguous, aligned and in native byte order, copied only where it must be."""
+    if device is not None:
+        contiguous: NDArray[np.floating] = device.xp.ascontiguousarray(array)
+        return contiguous
+    if array.flags.aligned:  # twice as fast as to require it
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
 
 
 def is_finite(array: NDArray[np.floating]) -> bool:
     """Whether no number is NaN or infinite."""
     # A sum of squares has no infinity or NaN to hide; one that overflows is looked at again.
-    if array.size <= FEW and array.dtype.itemsize >= 4 and math.isfinite(np.vdot(array, array)):
+    if (
+        isinstance(array, np.ndarray)
+        and array.size <= FEW
+        and array.dtype.itemsize >= 4
+        and math.isfinite(np.vdot(array, array))
+    ):
         return True
     return bool(np.isfinite(array).all())
 
@@ -147,32 +169,41 @@ def require_finite(array: NDArray[np.floating], name: str, *, single: bool = Fal
     raise NotFinite(f"{name}[{where}] is {array[at]}; all values must be finite")
 
 
-def unit_norm_rows(x: ArrayLike, dim: int) -> tuple[NDArray[np.floating], bool]:
+def unit_norm_rows(x: ArrayLike, dim: int, device: Device | None = None) -> tuple[NDArray[np.floating], bool]:
     """`float_rows` of x, or NotUnitNorm for the first row off by more than UNIT_TOLERANCE of the dtype of x."""
-    rows, single = float_rows(x, dim)
+    rows, single = float_rows(x, dim, device=device)
     norms = row_norms(rows)
-    came = np.asarray(x).dtype.name
+    came = _dtype_name(x, rows)
     tolerance = UNIT_TOLERANCE[came]
     off = np.abs(norms - 1.0) > tolerance
     if off.any():
         row = int(np.argmax(off))
         raise NotUnitNorm(
-            f"row {row} has norm {norms[row]:.9g}, expected 1 within {tolerance:g} for {came}; "
+            f"row {row} has norm {float(norms[row]):.9g}, expected 1 within {tolerance:g} for {came}; "
             "normalize() it, or use VectorCodec, which keeps norms"
         )
     return rows, single
 
 
-def query_rows(queries: ArrayLike, dim: int, name: str = "queries") -> NDArray[np.float32]:
+def _dtype_name(x: ArrayLike, rows: NDArray[np.floating]) -> str:
+    """The dtype of x before any widening."""
+    if isinstance(rows, np.ndarray):
+        return np.asarray(x).dtype.name
+    return str(getattr(x, "dtype", rows.dtype)).removeprefix("torch.")
+
+
+def query_rows(
+    queries: ArrayLike, dim: int, name: str = "queries", device: Device | None = None
+) -> NDArray[np.float32]:
     """Queries (or weights) as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
-    rows, _ = float_rows(queries, dim, name)
+    rows, _ = float_rows(queries, dim, name, device)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite and is refused below
         narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
     large = np.abs(narrow) > np.float32(MAX_QUERY)
     if large.any():
         row, column = (int(i) for i in np.argwhere(large)[0])
         raise ScaleRange(
-            f"{name}[{row}, {column}] is {rows[row, column]:.6g}; float32 products allow magnitudes up to 2**64: "
-            f"scale the {name} down, which scales every result alike"
+            f"{name}[{row}, {column}] is {float(rows[row, column]):.6g}; float32 products allow magnitudes up to "
+            f"2**64: scale the {name} down, which scales every result alike"
         )
     return narrow

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_core import checks
+from tq_core import checks, registry
 from tq_core.codes import Codes, Encoded
+from tq_core.device import Device, typed_memory
 from tq_core.errors import InvalidSpec, ScaleRange, ShapeMismatch, SpecMismatch
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import scale_candidates
@@ -96,20 +97,26 @@ class VectorCodec:
         """Bytes of `tables`."""
         return self.quantizer.state_nbytes
 
+    @typed_memory
     def encode(self, x: ArrayLike) -> Encoded:
         """Codes of x, (dim,) or (rows, dim) float16/32/64 of any strides; zero vectors and empty batches are legal.
 
-        Raises InvalidDtype, ShapeMismatch, NotFinite, or ScaleRange when norm_dtype cannot hold a row's scale.
+        An array on a device (cupy, torch, DLPack; bfloat16, too) is encoded there by the backend `gpu`, bit for bit as
+        on the host, and the rows stay there.
+        Raises InvalidDtype, ShapeMismatch, NotFinite, ScaleRange when norm_dtype cannot hold a row's scale, or
+        WrongDevice for an array on a device and a backend, named explicitly, that computes on the host.
         """
-        rows, single = checks.float_rows(x, self.dim)
+        operations, lies_on = self._door(x, "x")
+        rows, single = checks.float_rows(x, self.dim, device=lies_on)
         if isinstance(self.quantizer, PolarQuant):
             packed, scales, extra = self._encode_polar(self.quantizer, rows)
         else:
-            packed, scales, gammas = self.quantizer.backend.encode(self.plan, rows)
+            packed, scales, gammas = operations.encode(self.plan, rows)
             extra = {} if gammas is None else {"gammas": self._stored(gammas, rows, "residual norm")}
         arrays = {"packed": packed, **extra, "scales": self._stored(scales, rows, "scale")}
         return Encoded._trusted(self._spec, arrays, single)
 
+    @typed_memory
     def decode(self, encoded: Encoded) -> F32:
         """Reconstruction, float32, (rows, dim), or (dim,) when a single vector was encoded."""
         self._require_own(encoded)
@@ -120,9 +127,11 @@ class VectorCodec:
             rows = polar.backend.unrotate(polar.rotation, rotated) * scales[:, None]
         else:
             gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
-            rows = self.quantizer.backend.decode(self.plan, encoded.arrays["packed"], scales, gammas)
+            packed = encoded.arrays["packed"]
+            rows = self._door(packed, "rows")[0].decode(self.plan, packed, scales, gammas)
         return rows[0] if encoded.single else rows
 
+    @typed_memory
     def scores(self, encoded: Encoded, queries: ArrayLike, *, accuracy: str = "exact") -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes; norms included.
 
@@ -134,17 +143,20 @@ class VectorCodec:
         """
         self._require_own(encoded)
         checks.choice(accuracy, ACCURACIES, "accuracy")
-        asked = checks.query_rows(queries, self.dim)
+        packed = encoded.arrays["packed"]
+        operations, lies_on = self._door(packed, "rows")
+        asked = checks.query_rows(queries, self.dim, device=lies_on)
         scales = encoded.arrays["scales"].astype(np.float32)
         if isinstance(self.quantizer, PolarQuant):
             polar = self.quantizer
-            rotated = polar.rotated(encoded.arrays["packed"], encoded.arrays["radii"])
+            rotated = polar.rotated(packed, encoded.arrays["radii"])
             product = polar.backend.rotate(polar.rotation, asked) @ rotated.T
             return product * (scales * np.float32(1.0 / self.dim))
         gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
-        packed = encoded.arrays["packed"]
-        return self.quantizer.backend.scores(self.plan, packed, scales, gammas, asked, accuracy=accuracy)
+        found: F32 = operations.scores(self.plan, packed, scales, gammas, asked, accuracy=accuracy)
+        return found
 
+    @typed_memory
     def combine(self, encoded: Encoded, weights: ArrayLike) -> F32:
         """Weighted sums of the decoded rows, (sums, dim) float32: what attention does with values.
 
@@ -152,15 +164,19 @@ class VectorCodec:
         by one; equals `weights @ decode(encoded)` within rounding.
         """
         self._require_own(encoded)
-        asked = checks.query_rows(weights, len(encoded), "weights")
+        packed = encoded.arrays["packed"]
+        operations, lies_on = self._door(packed, "rows")
+        asked = checks.query_rows(weights, len(encoded), "weights", lies_on)
         scales = encoded.arrays["scales"].astype(np.float32)
         if isinstance(self.quantizer, PolarQuant):
             polar = self.quantizer
-            rotated = polar.rotated(encoded.arrays["packed"], encoded.arrays["radii"])
+            rotated = polar.rotated(packed, encoded.arrays["radii"])
             return polar.backend.unrotate(polar.rotation, ((asked * scales) @ rotated).astype(np.float32))
         gammas = encoded.arrays["gammas"].astype(np.float32) if "gammas" in self._fields else None
-        return self.quantizer.backend.combine(self.plan, encoded.arrays["packed"], scales, gammas, asked)
+        sums: F32 = operations.combine(self.plan, packed, scales, gammas, asked)
+        return sums
 
+    @typed_memory
     def search(
         self, encoded: Encoded, queries: ArrayLike, k: int, mask: ArrayLike | None = None, *, accuracy: str = "auto"
     ) -> tuple[F32, NDArray[np.int64]]:
@@ -175,16 +191,17 @@ class VectorCodec:
         self._require_own(encoded)
         checks.choice(accuracy, ("auto", *ACCURACIES), "accuracy")
         wanted = checks.count(k, 1, 1 << 31, "k")
-        eligible = None
+        operations, lies_on = self._door(encoded.arrays["packed"], "rows")
+        eligible: Any = None
         if mask is not None:
-            eligible = checks.as_array(mask, "mask")
+            eligible = checks.as_array(mask, "mask") if lies_on is None else lies_on.adopt(mask, "mask")
             if eligible.dtype != np.bool_ or eligible.shape != (len(encoded),):
                 raise ShapeMismatch(f"mask must be ({len(encoded)},) bool, got {eligible.shape} {eligible.dtype}")
-        asked = checks.query_rows(queries, self.dim)
-        fused = None if isinstance(self.quantizer, PolarQuant) else getattr(self.quantizer.backend, "search", None)
+        asked = checks.query_rows(queries, self.dim, device=lies_on)
+        fused = None if isinstance(self.quantizer, PolarQuant) else getattr(operations, "search", None)
         if fused is not None:
             arrays = encoded.arrays
-            mask = None if eligible is None else np.ascontiguousarray(eligible)
+            mask = eligible if eligible is None or eligible.flags.c_contiguous else eligible.copy()
             found: tuple[F32, NDArray[np.int64]] = fused(
                 self.plan, arrays["packed"], arrays["scales"], arrays.get("gammas"), asked, wanted, mask, accuracy
             )
@@ -244,6 +261,13 @@ class VectorCodec:
                     "or pass underflow='zero' to accept zeros"
                 )
         return stored
+
+    def _door(self, x: object, name: str) -> tuple[Any, Device | None]:
+        """As registry.door; what comes beside x is adopted by that device, or read on the host, or WrongDevice."""
+        quantizer = self.quantizer
+        if type(x) is np.ndarray:
+            return quantizer.backend, None
+        return registry.door(quantizer.backend, quantizer.follows_data, x, name)
 
     def _require_own(self, encoded: Encoded) -> None:
         if not isinstance(encoded, Codes) or encoded._spec != self._spec:

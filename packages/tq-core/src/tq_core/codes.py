@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core import checks, container, packing
-from tq_core.errors import CorruptData, RowOutOfRange, ShapeMismatch, SpecMismatch
+from tq_core import checks, container, packing, registry
+from tq_core.device import Device, is_on_device, require_together
+from tq_core.errors import CorruptData, InvalidSpec, RowOutOfRange, ShapeMismatch, SpecMismatch
 from tq_core.spec import Spec, fields, packed_parts, validated
 
 
@@ -19,6 +20,7 @@ class Codes:
     `len()` counts rows; `codes[2:5]`, `codes[index_array]`, `codes[mask]` and `codes[3]` select them (slices of step
     one share memory); `concatenate` joins; equality is of spec and bytes. `single` marks codes of one (dim,) vector.
     The constructor shares the caller's arrays and refuses what `from_bytes` would refuse.
+    Rows made from an array on a device lie there: their `arrays` are that device's, and `to_host` copies them.
     """
 
     KIND = "codes"
@@ -28,8 +30,9 @@ class Codes:
         if not self._holds(self._spec):
             raise SpecMismatch(f"{type(self).__name__} cannot hold rows of a {self._spec['kind']} spec")
         self._arrays = _checked(self._spec, arrays)
-        _check_packed(self._spec, self._arrays["packed"])
-        _check_scalars(self._arrays)
+        held = _host_arrays(self._arrays)
+        _check_packed(self._spec, held["packed"])
+        _check_scalars(held)
         self._single = single
         if single and len(self) != 1:
             raise ShapeMismatch(f"codes of a single vector have one row, got {len(self)}")
@@ -40,7 +43,8 @@ class Codes:
         self = cls.__new__(cls)
         self._spec, self._single = spec, single
         for array in arrays.values():
-            array.setflags(write=False)  # on the owner, so that no view of it can be made writable again
+            if isinstance(array, np.ndarray):  # arrays of devices have no such flag
+                array.setflags(write=False)  # on the owner, so that no view of it can be made writable again
         self._arrays = MappingProxyType({name: array.view() for name, array in arrays.items()})
         return self
 
@@ -66,6 +70,29 @@ class Codes:
         return self._arrays
 
     @property
+    def on_device(self) -> bool:
+        """Whether the arrays lie on a device."""
+        return is_on_device(self._arrays["packed"])
+
+    def to_host(self) -> Self:
+        """The same rows with arrays of the host; itself where they lie there."""
+        return self._trusted(self._spec, _host_arrays(self._arrays), self._single) if self.on_device else self
+
+    def to_device(self) -> Self:
+        """The same rows on the device of the backend `gpu`; itself where they lie there.
+
+        BackendUnavailable without a device. InvalidSpec for rows of PolarQuant and QJL, which only the host reads.
+        """
+        if self.on_device:
+            return self
+        kind = self._spec.get("quantizer", self._spec)["kind"]
+        if kind in ("polar", "qjl"):
+            raise InvalidSpec(f"rows of kind {kind!r} are read by the host only")
+        device = _gpu()
+        held = {name: device.asarray(array) for name, array in self._arrays.items()}
+        return self._trusted(self._spec, held, self._single)
+
+    @property
     def single(self) -> bool:
         """Whether these are the codes of one (dim,) vector."""
         return self._single
@@ -88,8 +115,10 @@ class Codes:
             return self._trusted(self._spec, picked, True)
         if isinstance(index, slice):
             # backends read C-contiguous rows; a slice of step one is, and is not copied
-            cut = {name: np.ascontiguousarray(array[index]) for name, array in self._arrays.items()}
+            cut = {name: _contiguous(array[index]) for name, array in self._arrays.items()}
             return self._trusted(self._spec, cut, False)
+        if is_on_device(index):  # a mask or indices made there; looked at here, as rows of the host are picked
+            index = _to_host(index)
         rows_wanted = checks.as_array(index, "the index")
         if rows_wanted.size == 0 and rows_wanted.ndim == 1 and rows_wanted.dtype != np.bool_:
             rows_wanted = rows_wanted.astype(np.intp)  # an empty list comes as float64
@@ -99,7 +128,11 @@ class Codes:
             raise ShapeMismatch(f"a mask over {rows} rows has {rows} entries, got {len(rows_wanted)}")
         if rows_wanted.dtype != np.bool_ and ((rows_wanted < -rows) | (rows_wanted >= rows)).any():
             raise RowOutOfRange(f"there are {rows} rows, got indices from {rows_wanted.min()} to {rows_wanted.max()}")
-        return self._trusted(self._spec, {name: array[rows_wanted] for name, array in self._arrays.items()}, False)
+        if rows_wanted.dtype == np.bool_:
+            rows_wanted = np.flatnonzero(rows_wanted)
+        at = _gpu().asarray(rows_wanted) if self.on_device else rows_wanted
+        picked = {name: array.take(at, axis=0) for name, array in self._arrays.items()}
+        return self._trusted(self._spec, picked, False)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -107,6 +140,7 @@ class Codes:
         return (
             self._spec == other._spec
             and len(self) == len(other)
+            and self.on_device == other.on_device
             and all(bool(np.array_equal(array, other._arrays[name])) for name, array in self._arrays.items())
         )
 
@@ -130,14 +164,15 @@ class Codes:
                 raise SpecMismatch(f"{cls.__name__}.concatenate joins {cls.__name__} only, got {type(part).__name__}")
             if part._spec != first._spec:
                 raise SpecMismatch(f"parts differ in spec: {first._spec} and {part._spec}")
+            require_together(first=first._arrays["packed"], part=part._arrays["packed"])
         joined = {name: np.concatenate([part._arrays[name] for part in held]) for name in first._arrays}
         return cls._trusted(first._spec, joined, False)
 
     def to_bytes(self) -> bytes:
         """The rows in the container of docs/format.md, section 8: versioned, checksummed, self-describing."""
         header = {"kind": self.KIND, "rows": len(self), "single": self._single, "spec": self._spec}
-        kinds = fields(self._spec)
-        payload = b"".join(self._arrays[name].astype(kinds[name][1], copy=False).tobytes() for name in kinds)
+        kinds, held = fields(self._spec), _host_arrays(self._arrays)
+        payload = b"".join(held[name].astype(kinds[name][1], copy=False).tobytes() for name in kinds)
         return container.seal(header, payload)
 
     @classmethod
@@ -173,16 +208,42 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
     kinds = fields(spec)
     if set(arrays) != set(kinds):
         raise ShapeMismatch(f"a {spec['kind']} spec has the arrays {list(kinds)}, got {list(arrays)}")
-    rows = len(np.atleast_1d(arrays["packed"]))
+    on_device = any(map(is_on_device, arrays.values()))
+    if on_device:
+        require_together(**arrays)
+    rows = len(arrays["packed"] if on_device else np.atleast_1d(arrays["packed"]))
     checked = {}
     for name, (width, dtype) in kinds.items():
-        array = np.asarray(arrays[name])
+        array = _gpu().adopt(arrays[name], name) if on_device else np.asarray(arrays[name])
         shape = (rows,) if width is None else (rows, width)
         if array.shape != shape or array.dtype != dtype:
             raise ShapeMismatch(f"{name} must be {shape} {dtype}, got {array.shape} {array.dtype}")
-        checked[name] = np.require(array, requirements=["C", "A"]).view()
-        checked[name].setflags(write=False)
+        if on_device:
+            checked[name] = _contiguous(array)
+        else:
+            checked[name] = np.require(array, requirements=["C", "A"]).view()
+            checked[name].setflags(write=False)
     return MappingProxyType(checked)
+
+
+def _contiguous(array: Any) -> Any:
+    """The array, or a C-contiguous copy of it, where it lies."""
+    return array if array.flags.c_contiguous else array.copy()
+
+
+def _host_arrays(arrays: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+    """The arrays on the host, without a copy of those that lie there."""
+    return {name: _to_host(array) if is_on_device(array) else array for name, array in arrays.items()}
+
+
+def _to_host(array: Any) -> NDArray[Any]:
+    return _gpu().to_host(array)
+
+
+def _gpu() -> Device:
+    device = registry.device_of(registry.load("gpu"))
+    assert device is not None, "the backend gpu has a device"
+    return device
 
 
 def _header_facts(header: dict[str, Any], kind: str) -> tuple[int, bool]:

@@ -21,6 +21,14 @@ class InvalidDtype(TurboQuantError, TypeError):
     """An array of a dtype that is not accepted; nothing is coerced silently."""
 
 
+class WrongDevice(TurboQuantError, TypeError):
+    """An array that does not lie where it is computed with; nothing is transferred unasked."""
+
+
+class OutOfDeviceMemory(TurboQuantError, MemoryError):
+    """A device that has no room left; what was there stays as it was."""
+
+
 class NotUnitNorm(TurboQuantError, ValueError):
     """A row that is not of unit norm where the strict contract asks for it."""
 

@@ -85,14 +85,14 @@ def has_clean_padding(packed: NDArray[np.uint8], dim: int, widths: tuple[int, ..
 
 def _pack_plane(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     if width == 8:
-        return np.ascontiguousarray(codes)
-    if width == 1:
+        return codes if codes.flags.c_contiguous else codes.copy()
+    if width == 1 and isinstance(codes, np.ndarray):  # what follows is right for arrays of devices, too, but slower
         return np.packbits(codes, axis=1, bitorder="little")
     per_byte = 8 // width
     rows, dim = codes.shape
     short = -dim % per_byte
     if short:
-        codes = np.concatenate([codes, np.zeros((rows, short), np.uint8)], axis=1)
+        codes = np.concatenate([codes, np.zeros_like(codes, shape=(rows, short))], axis=1)
     groups = codes.reshape(rows, codes.shape[1] // per_byte, per_byte)
     packed = groups[:, :, 0].copy()
     for place in range(1, per_byte):
@@ -103,10 +103,10 @@ def _pack_plane(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 def _unpack_plane(plane: NDArray[np.uint8], dim: int, width: int) -> NDArray[np.uint8]:
     if width == 8:
         return plane
-    if width == 1:
+    if width == 1 and isinstance(plane, np.ndarray):
         return np.unpackbits(plane, axis=1, bitorder="little", count=dim)
     per_byte = 8 // width
-    codes = np.empty((*plane.shape, per_byte), np.uint8)
+    codes = np.empty_like(plane, shape=(*plane.shape, per_byte))
     mask = np.uint8((1 << width) - 1)
     for place in range(per_byte):
         codes[:, :, place] = plane >> np.uint8(place * width) & mask

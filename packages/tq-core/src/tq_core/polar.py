@@ -29,7 +29,7 @@ class PolarQuant:
 
     def __init__(self, dim: int, bits: int, *, seed: int = 0, backend: str = "auto") -> None:
         self._spec = validated({"kind": "polar", "dim": dim, "bits": bits, "seed": seed})
-        self.backend = registry.resolve(backend)
+        self.backend, self.follows_data = registry.resolve(backend), False
         self.rotation = Rotation(self._spec["dim"], "hadamard", self._spec["seed"])
         self.levels = polar_levels(self._spec["dim"], self._spec["bits"])
         self.books: list[AngleBook] = [angle_book(level, bits) for level, (_, bits) in enumerate(self.levels, 1)]

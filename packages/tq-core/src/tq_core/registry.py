@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import BackendUnavailable, InvalidSpec
+from tq_core.device import Device, is_on_device
+from tq_core.errors import BackendUnavailable, InvalidSpec, WrongDevice
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -94,6 +95,16 @@ class SearchingBackend(Backend, Protocol):
         """Scores and indices, (queries, k), as VectorCodec.search states; scales and gammas in float16 or float32."""
 
 
+class DeviceBackend(SearchingBackend, Protocol):
+    """A backend of a device. Its operations take arrays of the host, those of `on_device` arrays of the device."""
+
+    device: Device
+
+    @property
+    def on_device(self) -> SearchingBackend:
+        """The same operations for arrays of the device, whose results lie there, too."""
+
+
 def _numpy() -> Any:
     from tq_core import numpy_backend
 
@@ -170,6 +181,36 @@ def resolve(name: str = "auto") -> Backend:
             except BackendUnavailable as error:
                 warnings.warn(f"{error}; trying the next one", RuntimeWarning, stacklevel=3)
     raise AssertionError("numpy is always loadable")
+
+
+def follows_data(name: str) -> bool:
+    """Whether `backend=name` leaves the choice to us, so that data on a device is computed with where it lies."""
+    return name == "auto" and (os.environ.get("TQ_BACKEND") or "auto") == "auto"
+
+
+def device_of(backend: Backend) -> Device | None:
+    """The device of a backend; None for one that computes on the host."""
+    device: Device | None = getattr(backend, "device", None)
+    return device
+
+
+def door(backend: Backend, follows: bool, x: object, name: str) -> tuple[Any, Device | None]:
+    """Which operations take x, and the device it lies on; None is the host.
+
+    `follows`: the backend was not asked for by name and gives way to `gpu` for data on a device. WrongDevice for such
+    data and a backend of the host, BackendUnavailable where `gpu` cannot run.
+    """
+    if type(x) is np.ndarray or not is_on_device(x):
+        return backend, None
+    chosen = load("gpu") if follows else backend
+    device = device_of(chosen)
+    if device is None:
+        raise WrongDevice(
+            f"{name} lies on a device and backend {backend.name!r} computes on the host; "
+            "copy it to the host, or ask for backend='gpu' (or 'auto', which follows the data)"
+        )
+    on_device: SearchingBackend = chosen.on_device  # type: ignore[attr-defined]
+    return on_device, device
 
 
 def backends() -> dict[str, str]:

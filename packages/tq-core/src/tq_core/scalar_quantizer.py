@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from tq_core import checks, registry
 from tq_core.codebook import codebook_of
 from tq_core.codes import Codes
+from tq_core.device import Device, typed_memory
 from tq_core.errors import InvalidSpec, SpecMismatch
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
@@ -26,7 +27,7 @@ class ScalarQuantizer:
 
     def __init__(self, spec: Spec, stage_bits: float, sketch: Sketch | None, backend: str) -> None:
         self._spec = spec
-        self.backend = registry.resolve(backend)
+        self.backend, self.follows_data = registry.resolve(backend), registry.follows_data(backend)
         rotation = Rotation(spec["dim"], spec["rotation"], spec["seed"])
         self.plan = ScalarPlan(rotation, codebook_of(spec["dim"], stage_bits), "plain", (1.0,), sketch, strict=True)
 
@@ -76,33 +77,45 @@ class ScalarQuantizer:
         """Bytes of `tables`."""
         return sum(table.nbytes for table in self.tables)
 
+    @typed_memory
     def quantize(self, x: ArrayLike) -> Codes:
         """Codes of unit vectors x, (dim,) or (rows, dim) float16/32/64, any strides.
+
+        An array on a device (cupy, torch, DLPack) is quantized there by `gpu`, bit for bit as on the host, and its
+        codes stay there; WrongDevice where the backend, named explicitly, computes on the host.
 
         Strict: raises InvalidDtype, ShapeMismatch, NotFinite or NotUnitNorm (tolerance 4e-3 / 1e-4 / 1e-6 for
         float16 / 32 / 64) and never normalises. Zero rows of input are legal: `x` of shape (0, dim).
         """
-        rows, single = checks.unit_norm_rows(x, self.dim)
-        packed, _, gammas = self.backend.encode(self.plan, rows)
+        operations, lies_on = registry.door(self.backend, self.follows_data, x, "x")
+        rows, single = checks.unit_norm_rows(x, self.dim, lies_on)
+        packed, _, gammas = operations.encode(self.plan, rows)
         arrays: dict[str, NDArray[Any]] = {"packed": packed}
         if gammas is not None:
             arrays["gammas"] = gammas.astype(np.float16)
         return Codes._trusted(self._spec, arrays, single)
 
+    @typed_memory
     def dequantize(self, codes: Codes) -> F32:
         """Reconstruction, float32, (rows, dim) or (dim,) when a single vector was quantized."""
         self._require_own(codes)
-        rows = self.backend.decode(self.plan, codes.arrays["packed"], _ones(len(codes)), _gammas(codes))
+        packed = codes.arrays["packed"]
+        operations, lies_on = registry.door(self.backend, self.follows_data, packed, "codes")
+        rows: F32 = operations.decode(self.plan, packed, _ones(len(codes), lies_on), _gammas(codes))
         return rows[0] if codes.single else rows
 
+    @typed_memory
     def scores(self, codes: Codes, queries: ArrayLike) -> F32:
         """Estimated inner products, (queries, rows) float32, straight from packed codes.
 
         `queries` is (dim,) or (queries, dim), finite floats up to 2**64; each is rotated once.
         """
         self._require_own(codes)
-        asked = checks.query_rows(queries, self.dim)
-        return self.backend.scores(self.plan, codes.arrays["packed"], _ones(len(codes)), _gammas(codes), asked)
+        packed = codes.arrays["packed"]
+        operations, lies_on = registry.door(self.backend, self.follows_data, packed, "codes")
+        asked = checks.query_rows(queries, self.dim, device=lies_on)
+        found: F32 = operations.scores(self.plan, packed, _ones(len(codes), lies_on), _gammas(codes), asked)
+        return found
 
     def _require_own(self, codes: Codes) -> None:
         if not isinstance(codes, Codes) or codes._spec != self._spec:
@@ -114,8 +127,9 @@ class ScalarQuantizer:
         return f"{type(self).__name__}({arguments}, backend={self.backend.name!r})"
 
 
-def _ones(rows: int) -> F32:
-    return np.ones(rows, np.float32)
+def _ones(rows: int, lies_on: Device | None) -> F32:
+    ones: F32 = (np if lies_on is None else lies_on.xp).ones(rows, np.float32)
+    return ones
 
 
 def _gammas(codes: Codes) -> F32 | None:

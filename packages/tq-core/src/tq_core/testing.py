@@ -85,6 +85,7 @@ def check_backend(backend: Backend, *, exact: bool = True, dims: tuple[int, ...]
     for dim, bits, states in ((33, 3, 8), (45, 3, 256), (129, 1, 256), (300, 4, 256)):
         _check_codes(backend, _trellis_plan(dim, bits, states, rule="mse", search=3), exact, rows=ROWS if exact else 3)
     _check_accuracies(backend, _trellis_plan(100, 2, 256))
+    _check_accuracies(backend, _trellis_plan(96, 4, 8))
 
 
 def _require(holds: object, message: str) -> None:

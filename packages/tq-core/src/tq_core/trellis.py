@@ -34,7 +34,7 @@ class TrellisQuant(ScalarQuantizer):
             {"kind": "trellis", "dim": dim, "bits": bits, "seed": seed, "states": states, "rotation": rotation}
         )
         self._spec = spec
-        self.backend = registry.resolve(backend)
+        self.backend, self.follows_data = registry.resolve(backend), registry.follows_data(backend)
         turn = Rotation(spec["dim"], spec["rotation"], spec["seed"])
         self.plan = TrellisPlan(turn, trellis(spec["bits"], spec["states"]), "plain", (1.0,), strict=True)
 

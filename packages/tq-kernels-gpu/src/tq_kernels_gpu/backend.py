@@ -1,13 +1,16 @@
-"""Backend `gpu`: the operations of tq_core on a device, for arrays of the host."""
+"""Backend `gpu`: the operations of tq_core on a device, for arrays of the host and, by `on_device`, of the device."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tq_core.codebook import MixedCodebook
 from tq_core.registry import Plan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.device import Array, Device
 from tq_kernels_gpu.ops.combine import combine
 from tq_kernels_gpu.ops.decode import decode
@@ -16,6 +19,7 @@ from tq_kernels_gpu.ops.rotate import rotate, unrotate
 from tq_kernels_gpu.ops.scores import scores, sketch_scores
 from tq_kernels_gpu.ops.search import search
 from tq_kernels_gpu.ops.sketch import sketch_bits, unsketch
+from tq_kernels_gpu.resident import Resident
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -30,6 +34,11 @@ class GpuBackend:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+
+    @cached_property
+    def on_device(self) -> "GpuBackend":
+        """The same operations for arrays of the device, whose results stay there."""
+        return GpuBackend(Resident(self.device))
 
     def rotate(self, rotation: Rotation, x: F32) -> F32:
         """As NumpyBackend; hadamard bit for bit."""
@@ -94,6 +103,15 @@ class GpuBackend:
         """As NumpyBackend, within rounding."""
         device = self.device
         return device.to_host(sketch_scores(device, sketch, device.asarray(bits), device.asarray(queries)))
+
+    def attention(self, keys: Plan, values: Plan, accuracy: str) -> PackedAttention | None:
+        """Fused attention over tokens packed by two plans; see tq_kernels_gpu.attention.
+
+        None for fractional widths, which have no kernel: a caller attends by `scores` and `combine`.
+        """
+        if isinstance(keys.codebook, MixedCodebook) or isinstance(values.codebook, MixedCodebook):
+            return None
+        return PackedAttention(keys, values, self, accuracy=accuracy)
 
     def _held(self, packed: U8, scales: NDArray[Any], gammas: NDArray[Any] | None) -> tuple[Array, Array, Array]:
         device = self.device

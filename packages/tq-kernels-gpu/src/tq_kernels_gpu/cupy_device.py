@@ -1,5 +1,6 @@
 """The device of cupy: kernels compiled by NVRTC for the processor at hand, and launched on the current stream."""
 
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.errors import BackendUnavailable
+from tq_core.device import is_on_device
+from tq_core.errors import BackendUnavailable, InvalidDtype, WrongDevice
 from tq_kernels_gpu.compiled import compiled
 from tq_kernels_gpu.device import Argument, Array, Size
 
@@ -77,6 +79,11 @@ class CupyDevice:
             raise BackendUnavailable("gpu", f"cupy finds no NVRTC: {error}", hint) from error
         return cls(cupy, number)
 
+    @property
+    def capturing(self) -> bool:
+        """As device.Device: of cupy's current stream."""
+        return bool(self.xp.cuda.get_current_stream().is_capturing())
+
     def module(self, name: str) -> CupyModule:
         """As device.Device; compiled at first use (tq_kernels_gpu.compiled), loaded once for this object."""
         with self._lock:
@@ -90,10 +97,40 @@ class CupyDevice:
         """As device.Device."""
         return self.xp.asarray(np.ascontiguousarray(host))
 
+    def adopt(self, array: object, name: str) -> Array:
+        """As device.Device; streams are ordered by DLPack."""
+        is_bfloat16 = str(getattr(array, "dtype", "")) in ("bfloat16", "torch.bfloat16")
+        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name, is_bfloat16)
+        if found.device.id != self.number:
+            raise WrongDevice(
+                f"{name} lies on GPU {found.device.id}, the kernels run on GPU {self.number}; move it there"
+            )
+        if found.data.ptr % found.dtype.itemsize:
+            raise InvalidDtype(f"{name} begins at an address that is no multiple of its {found.dtype.itemsize} bytes")
+        return widened(found.view(np.uint16)) if is_bfloat16 else found
+
+    def _imported(self, array: Any, name: str, is_bfloat16: bool) -> Array:
+        """Another library's array as cupy's, upon the same memory; of torch's bfloat16 the bits."""
+        if not is_on_device(array):
+            raise WrongDevice(
+                f"{name} lies on the host and is computed with on a GPU; move it there, e.g. cupy.asarray"
+            )
+        try:
+            if is_bfloat16 and "torch" in sys.modules:  # cupy reads no bfloat16 before version 14
+                array = array.view(sys.modules["torch"].int16)
+            return self.xp.from_dlpack(array) if hasattr(array, "__dlpack__") else self.xp.asarray(array)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidDtype(f"{name} cannot be read as an array of cupy: {error}") from error
+
     def to_host(self, array: Array) -> NDArray[Any]:
         """As device.Device; waits for the current stream."""
         result: NDArray[Any] = self.xp.asnumpy(array)
         return result
+
+
+def widened(bits: Array) -> Array:
+    """The float32 numbers of bfloat16 bits, uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def capability(properties: Any) -> int:

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
+import tq_core.device
 
 Array = Any  # of the device's own array module: cupy.ndarray, or numpy.ndarray on the CPU
 Argument = Any  # an Array, None for a null pointer, or a numpy scalar of the parameter's type
@@ -20,19 +20,16 @@ class Module(Protocol):
         """Start a kernel on the current stream, with `shared` bytes of dynamic shared memory; does not wait for it."""
 
 
-class Device(Protocol):
+class Device(tq_core.device.Device, Protocol):
     """Where kernels run. Devices are hashable and can be weakly referenced: tables are kept for each."""
 
-    xp: Any
     label: str  # "ran on GPU (NAME)" or "logic on CPU": what a report says of the numbers made here
     shared_limit: int  # bytes of dynamic shared memory that one block can have
     processors: int  # blocks worth having in flight are a small multiple of these
 
+    @property
+    def capturing(self) -> bool:
+        """Whether what is launched now becomes part of a graph, to be run later and more than once."""
+
     def module(self, name: str) -> Module:
         """The module of that name (tq_kernels_gpu.sources), compiled at first use."""
-
-    def asarray(self, host: NDArray[Any]) -> Array:
-        """A C-contiguous copy of the array on the device."""
-
-    def to_host(self, array: Array) -> NDArray[Any]:
-        """The array's values, once all that was launched before has run."""

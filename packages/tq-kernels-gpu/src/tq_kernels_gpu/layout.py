@@ -49,3 +49,9 @@ def dtype_number(array: Array, allowed: tuple[str, ...], what: str) -> np.int32:
     if name not in allowed:
         raise InvalidDtype(f"{what} must be one of {', '.join(allowed)} (uint16: the bits of bfloat16), got {name}")
     return np.int32(DTYPES[name])
+
+
+def address(array: Array) -> np.uint64:
+    """Where an array's first element lies, as a pointer parameter: kernels are told its strides apart."""
+    interface = getattr(array, "__cuda_array_interface__", None) or array.__array_interface__
+    return np.uint64(interface["data"][0])

@@ -100,6 +100,7 @@ class ShimDevice:
 
     xp = np
     label = "logic on CPU"
+    capturing = False  # tests set it: nothing is captured
     processors = 4  # few blocks, so that they take several rows each
 
     def __init__(self, folder=None, shared_limit=99 * 1024, *, backwards=False):

@@ -4,7 +4,7 @@
  * A side (keys or values) is held in one of four kinds of tile, all of TQ_TILE tokens:
  *   codes   the packed rows themselves, of at most 4 bits: no tile is made. Keys are looked up where they meet a query, values
  *           where they are added; sums of values stand in the order of tq_attend_place until all is added
- *   floats  row-major centroids, `padded` floats a token, zeros behind dim;
+ *   floats  row-major centroids of TQ_FLOAT_TOKENS tokens at a time, `padded` floats a token, zeros behind dim;
  *   bytes   at most 4 bits, dims that are multiples of 32: the multiply-add of bytes wants four numbers side by side.
  *           keys    tile[quad][token][4]: four coordinates of a token, 0..127, centroid ~ base + step * byte
  *           values  tile[token / 4][position][4]: one coordinate of four tokens, -127..127, centroid ~ step * byte
@@ -20,6 +20,8 @@
 #include "plan.h"
 
 #define TQ_TILE 64
+#define TQ_FLOAT_TOKENS 32 /* 16 KiB of floats at dim 128: half of a first-level cache */
+#define TQ_ATTEND_FEW 4    /* query rows for which windows of a trellis are looked up where they are multiplied */
 
 enum { TQ_FLOATS, TQ_BYTES, TQ_WORDS, TQ_CODES };
 
@@ -46,17 +48,23 @@ typedef struct tq_attend_slots {
                         const float *scales, float *logits);
     /* logits[t] = scales[t] * slope * sum_j tile_tj * query_j for words; the query is such that int32 holds the sum. */
     void (*dot_words)(const int16_t *tile, size_t pairs, const int16_t *query, float slope, const float *scales, float *logits);
-    /* logits[t] = scales[t] * sum_j tile_tj * query_j in float32 for t < tokens, in any order; the query ends in zeros. */
-    void (*dot_float)(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
-                      float *logits);
-    /* The same for several query rows at once and packed rows of codes, and its counterpart for values: sums_j = decay * sums_j +
-     * sum_t weights_t * centroid_tj for each row, j a place. Queries are in the order of coordinates. Logits from `tokens` on
-     * hold anything, weights there are not read. `scratch` has 16 * padded bytes. Both NULL where a level has no such thing:
-     * its sides are floats then. */
+    /* For each query row, logits[t] = scales[t] * sum_j tile_tj * query_j in float32 for t < tokens, in any order; queries end in
+     * zeros. Logits behind `tokens` hold anything up to a multiple of 16; the tile has room for as many tokens. */
+    void (*dot_floats)(const float *tile, size_t padded, size_t dim, size_t tokens, const float *const *queries, size_t rows,
+                       const float *scales, float *const *logits);
+    /* The same for packed rows of codes, and its counterpart for values: sums_j = decay * sums_j + sum_t weights_t * centroid_tj
+     * for each row, j a place. Queries are in the order of coordinates. Logits from `tokens` on hold anything, weights there
+     * are not read. `scratch` has 16 * padded bytes. Both NULL where a level has no such thing: its sides are floats then. */
     void (*dot_codes)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, uint8_t *scratch,
                       const float *const *queries, size_t rows, const float *scales, float *const *logits);
     void (*weigh_codes)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights, size_t rows,
                         const float *decays, float *const *sums);
+    /* The same for rows of a trellis code and 1..TQ_ATTEND_FEW query rows, sums in the order of coordinates. Logits behind `tokens`
+     * hold anything up to an even number. NULL where a tile of floats is as good. */
+    void (*dot_windows)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *queries, size_t rows,
+                        const float *scales, float *const *logits);
+    void (*weigh_windows)(const tq_attend_side *side, const uint8_t *packed, size_t tokens, const float *const *weights,
+                          size_t rows, const float *decays, float *const *sums);
     /* Each of TQ_TILE logits x becomes cap * tanh(x / cap), within cap * 4e-7. */
     void (*cap)(float *logits, float cap);
     /* *maximum becomes the maximum of itself and TQ_TILE logits, each logit exp(logit - *maximum); returns their sum. With a
@@ -66,9 +74,9 @@ typedef struct tq_attend_slots {
     float (*round)(const float *weights, const float *scales, uint8_t *bytes);
     /* sums_j = decay * sums_j + step * sum_t bytes_t * tile_tj, the inner sum exact in int32. */
     void (*weigh_bytes)(const int8_t *tile, size_t padded, const uint8_t *bytes, float step, float decay, float *sums);
-    /* sums_j = decay * sums_j + sum_t weights_t * scales_t * tile_tj in float32; the weights are changed. */
-    void (*weigh_float)(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
-                        float *sums);
+    /* For each query row, sums_j = decay * sums_j + sum_t weights_t * tile_tj in float32, j < padded and tokens <= TQ_TILE. */
+    void (*weigh_floats)(const float *tile, size_t padded, size_t tokens, const float *const *weights, size_t rows,
+                         const float *decays, float *const *sums);
     /* x_i = exp(x_i) for a multiple of 8 numbers: relative error at most 2e-7 for -87 <= x <= 88, 0 below about -87.34, the value at
      * 88 above; exp(0) = 1. */
     void (*exponentials)(float *x, size_t count);

@@ -5,9 +5,12 @@
 #include <string.h>
 
 #include "attend/avx2_codes.h"
+#include "attend/avx2_floats.h"
 #include "attend/avx2_tiles.h"
+#include "attend/avx2_windows.h"
 #include "attend/avx2_words.h"
 #include "attend/exponential.h"
+#include "attend/float_rows.h"
 #include "levels.h"
 
 static inline __m256i broadcast4(const void *from) {
@@ -59,26 +62,6 @@ static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, f
             __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[v]), slope_f32x8);
             _mm256_store_ps(logits + 32 * part + 8 * v, _mm256_mul_ps(dot, _mm256_load_ps(scales + 32 * part + 8 * v)));
         }
-    }
-}
-
-/* The sums of 8 vectors, in their order. */
-static inline __m256 sum_each(const __m256 x[8]) {
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-}
-
-static void dot_float(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
-                      float *logits) {
-    for (size_t t = 0; t < tokens; t += 8, tile += 8 * padded) { /* a tile has room for all its tokens */
-        const __m256 none = _mm256_setzero_ps();
-        __m256 sums[8] = {none, none, none, none, none, none, none, none};
-        for (size_t j = 0; j < dim; j += 8) {
-            __m256 q = _mm256_load_ps(query + j);
-            for (size_t i = 0; i < 8; i++) sums[i] = _mm256_fmadd_ps(q, _mm256_load_ps(tile + i * padded + j), sums[i]);
-        }
-        _mm256_store_ps(logits + t, _mm256_mul_ps(sum_each(sums), _mm256_load_ps(scales + t)));
     }
 }
 
@@ -178,26 +161,9 @@ static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes,
     }
 }
 
-static void weigh_float(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
-                        float *sums) {
-    const __m256 keep = _mm256_set1_ps(decay);
-    for (size_t t = 0; t < TQ_TILE; t += 8)
-        _mm256_store_ps(weights + t, _mm256_mul_ps(_mm256_load_ps(weights + t), _mm256_load_ps(scales + t)));
-    for (size_t j = 0; j < padded; j += 64) {
-        __m256 sum[8];
-        for (size_t v = 0; v < 8; v++) sum[v] = _mm256_mul_ps(_mm256_load_ps(sums + j + 8 * v), keep);
-        for (size_t t = 0; t < tokens; t++) {
-            __m256 weight = _mm256_broadcast_ss(weights + t);
-            for (size_t v = 0; v < 8; v++)
-                sum[v] = _mm256_fmadd_ps(weight, _mm256_load_ps(tile + t * padded + j + 8 * v), sum[v]);
-        }
-        for (size_t v = 0; v < 8; v++) _mm256_store_ps(sums + j + 8 * v, sum[v]);
-    }
-}
-
 void tq_attend_avx2(tq_attend_slots *slots) {
     *slots = (tq_attend_slots){
-        keys, values, words, dot_bytes, dot_words, dot_float, dot_codes, weigh_codes, cap, soften, round_weights, weigh_bytes, weigh_float,
-        exponentials,
+        keys, values, words, dot_bytes, dot_words, dot_floats, dot_codes, weigh_codes,
+        tq_dot_windows_avx2, tq_weigh_windows_avx2, cap, soften, round_weights, weigh_bytes, weigh_floats, exponentials,
     };
 }

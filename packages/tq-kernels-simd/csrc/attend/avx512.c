@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "attend/avx512_codes.h"
+#include "attend/avx512_floats.h"
+#include "attend/float_rows.h"
 #include "levels.h"
 
 /* VNNI: four products of bytes and their sum in one operation, exact in int32, so that the results equal AVX2's. The other
@@ -70,36 +72,12 @@ static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes,
     }
 }
 
-/* As with AVX2, but for a row of 64 numbers in four registers: half the loads of the weights. */
-static void weigh_float(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
-                        float *sums) {
-    const __m512 keep = _mm512_set1_ps(decay);
-    for (size_t t = 0; t < TQ_TILE; t += 16)
-        _mm512_store_ps(weights + t, _mm512_mul_ps(_mm512_load_ps(weights + t), _mm512_load_ps(scales + t)));
-    for (size_t j = 0; j < padded; j += 64) {
-        float *at = sums + j;
-        __m512 a = _mm512_mul_ps(_mm512_load_ps(at), keep), b = _mm512_mul_ps(_mm512_load_ps(at + 16), keep);
-        __m512 c = _mm512_mul_ps(_mm512_load_ps(at + 32), keep), d = _mm512_mul_ps(_mm512_load_ps(at + 48), keep);
-        for (size_t t = 0; t < tokens; t++) {
-            const float *from = tile + t * padded + j;
-            __m512 weight = _mm512_set1_ps(weights[t]);
-            a = _mm512_fmadd_ps(weight, _mm512_load_ps(from), a);
-            b = _mm512_fmadd_ps(weight, _mm512_load_ps(from + 16), b);
-            c = _mm512_fmadd_ps(weight, _mm512_load_ps(from + 32), c);
-            d = _mm512_fmadd_ps(weight, _mm512_load_ps(from + 48), d);
-        }
-        _mm512_store_ps(at, a);
-        _mm512_store_ps(at + 16, b);
-        _mm512_store_ps(at + 32, c);
-        _mm512_store_ps(at + 48, d);
-    }
-}
-
 void tq_attend_avx512(tq_attend_slots *slots) {
     slots->dot_bytes = dot_bytes;
     slots->dot_words = dot_words;
+    slots->dot_floats = dot_floats;
     slots->dot_codes = dot_codes;
     slots->weigh_codes = weigh_codes;
     slots->weigh_bytes = weigh_bytes;
-    slots->weigh_float = weigh_float;
+    slots->weigh_floats = weigh_floats;
 }

@@ -56,8 +56,8 @@ static void dot_words(const int16_t *tile, size_t pairs, const int16_t *query, f
     for (size_t t = 0; t < TQ_TILE; t++) logits[t] = scales[t] * (slope * (float)(int32_t)sums[t]);
 }
 
-static void dot_float(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
-                      float *logits) {
+static void dot_row(const float *tile, size_t padded, size_t dim, size_t tokens, const float *query, const float *scales,
+                    float *logits) {
     for (size_t t = 0; t < tokens; t++) {
         float lanes[8] = {0};
         for (size_t j = 0; j < dim; j += 8)
@@ -65,6 +65,11 @@ static void dot_float(const float *tile, size_t padded, size_t dim, size_t token
         float sum = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
         logits[t] = scales[t] * sum;
     }
+}
+
+static void dot_floats(const float *tile, size_t padded, size_t dim, size_t tokens, const float *const *queries, size_t rows,
+                       const float *scales, float *const *logits) {
+    for (size_t r = 0; r < rows; r++) dot_row(tile, padded, dim, tokens, queries[r], scales, logits[r]);
 }
 
 static float exponential(float x) {
@@ -119,14 +124,16 @@ static void weigh_bytes(const int8_t *tile, size_t padded, const uint8_t *bytes,
     }
 }
 
-static void weigh_float(const float *tile, size_t padded, size_t tokens, float *weights, const float *scales, float decay,
-                        float *sums) {
-    for (size_t t = 0; t < tokens; t++) weights[t] *= scales[t];
-    for (size_t j = 0; j < padded; j++) sums[j] *= decay;
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t j = 0; j < padded; j++) sums[j] += weights[t] * tile[t * padded + j];
+static void weigh_floats(const float *tile, size_t padded, size_t tokens, const float *const *weights, size_t rows,
+                         const float *decays, float *const *sums) {
+    for (size_t r = 0; r < rows; r++) {
+        float *sum = sums[r];
+        for (size_t j = 0; j < padded; j++) sum[j] *= decays[r];
+        for (size_t t = 0; t < tokens; t++)
+            for (size_t j = 0; j < padded; j++) sum[j] += weights[r][t] * tile[t * padded + j];
+    }
 }
 
 const tq_attend_slots tq_attend_baseline = {
-    keys, values, words, dot_bytes, dot_words, dot_float, NULL, NULL, cap, soften, round_weights, weigh_bytes, weigh_float, exponentials,
+    keys, values, words, dot_bytes, dot_words, dot_floats, NULL, NULL, NULL, NULL, cap, soften, round_weights, weigh_bytes, weigh_floats, exponentials,
 };

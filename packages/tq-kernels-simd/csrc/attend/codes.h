@@ -15,13 +15,17 @@ static inline void tq_attend_entries(const tq_codebook *book, float entries[16])
     for (size_t i = 0; i < 16; i++) entries[i] = book->centroids[i & (((size_t)1 << book->bits) - 1)];
 }
 
+/* Asks for the row that lies a tile ahead. */
+static inline void tq_attend_ahead(const tq_attend_side *side, const uint8_t *row) {
+    for (size_t line = 0; line < side->row_bytes; line += 64) __builtin_prefetch(row + TQ_TILE * side->row_bytes + line, 0, 2);
+}
+
 /* Rows t..t+count-1 of a tile, the last one standing in for those behind it; the tile one ahead is fetched meanwhile. */
 static inline void tq_attend_rows(const tq_attend_side *side, const uint8_t *packed, size_t t, size_t tokens, size_t count,
                                   const uint8_t **rows) {
     for (size_t i = 0; i < count; i++) {
         rows[i] = packed + (t + i < tokens ? t + i : tokens - 1) * side->row_bytes;
-        for (size_t line = 0; line < side->row_bytes; line += 64)
-            __builtin_prefetch(rows[i] + TQ_TILE * side->row_bytes + line, 0, 2);
+        tq_attend_ahead(side, rows[i]);
     }
 }
 

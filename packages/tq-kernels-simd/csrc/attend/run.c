@@ -89,11 +89,6 @@ static void fill_tile(const tq_attend_store *store, size_t lane, size_t first, s
     const uint8_t *packed = packed_rows(store, lane, first);
     if (side->kind == TQ_BYTES && is_key) tq_active.attend.keys(side, packed, tokens, d->scratch, d->tile);
     if (side->kind == TQ_BYTES && !is_key) tq_active.attend.values(side, packed, tokens, d->scratch, (int8_t *)d->tile);
-    for (size_t t = 0; side->kind == TQ_FLOATS && t < tokens; t++) {
-        float *row = (float *)(void *)d->tile + t * side->padded;
-        tq_row_centroids(side->book, packed + t * side->row_bytes, d->scratch, row);
-        memset(row + side->dim, 0, (side->padded - side->dim) * sizeof *row);
-    }
     for (size_t t = 0; side->kind == TQ_WORDS && t < tokens; t += 8) {
         const uint8_t *codes[8];
         for (size_t i = 0; i < 8; i++) { /* the last token stands in for those behind it */
@@ -115,35 +110,51 @@ static void hide(const tq_attend_job *job, const row_state *state, size_t query,
         if (!mask[t]) logits[t] = -INFINITY;
 }
 
-static void score_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
+/* Tokens `first`.. of a tile of packed rows as floats; returns how many. */
+static size_t fill_floats(const tq_attend_side *side, const uint8_t *packed, size_t first, size_t tokens, const desk *d) {
+    const size_t count = tokens - first < TQ_FLOAT_TOKENS ? tokens - first : TQ_FLOAT_TOKENS;
+    for (size_t t = 0; t < count; t++) {
+        float *row = (float *)(void *)d->tile + t * side->padded;
+        tq_row_centroids(side->book, packed + (first + t) * side->row_bytes, d->scratch, row);
+        for (size_t j = side->dim; j < side->padded; j++) row[j] = 0;
+    }
+    return count;
+}
+
+static void score_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row) {
     const tq_attend_side *keys = &job->keys.side;
     const uint8_t *query = d->queries + row * tq_attend_query_bytes(keys);
     float *logits = d->logits + row * TQ_TILE;
     if (keys->kind == TQ_BYTES)
         tq_active.attend.dot_bytes(d->tile, keys->dim / 4, (const int8_t *)query, state->query.slope, state->query.offset,
                                    d->key_scales, logits);
-    else if (keys->kind == TQ_WORDS)
+    else
         tq_active.attend.dot_words((const int16_t *)(void *)d->tile, (keys->dim + 1) / 2, (const int16_t *)(const void *)query,
                                    state->query.slope, d->key_scales, logits);
-    else
-        tq_active.attend.dot_float((const float *)(void *)d->tile, keys->padded, keys->dim, tokens,
-                                   (const float *)(const void *)query, d->key_scales, logits);
 }
 
 /* The logits of the rows `seeing`, before limits and mask. */
 static void score_rows(const tq_attend_job *job, const desk *d, const row_state *states, const uint8_t *packed,
                        const size_t *seeing, size_t count, size_t tokens) {
     const tq_attend_side *keys = &job->keys.side;
-    const float *queries[TQ_ATTEND_ROWS];
+    const float *queries[TQ_ATTEND_ROWS], *tile = (const float *)(const void *)d->tile;
     float *logits[TQ_ATTEND_ROWS];
     for (size_t i = 0; i < count; i++) {
         queries[i] = (const float *)(const void *)(d->queries + seeing[i] * tq_attend_query_bytes(keys));
         logits[i] = d->logits + seeing[i] * TQ_TILE;
-        if (keys->kind != TQ_CODES) score_row(job, d, &states[seeing[i]], seeing[i], tokens);
+        if (keys->kind == TQ_BYTES || keys->kind == TQ_WORDS) score_row(job, d, &states[seeing[i]], seeing[i]);
     }
     if (keys->kind == TQ_CODES)
         tq_active.attend.dot_codes(keys, packed, tokens, d->scratch, queries, count, d->key_scales, logits);
-    for (size_t i = 0; i < count && job->cap > 0; i++) tq_active.attend.cap(logits[i], job->cap);
+    const int by_windows = keys->book->window && count <= TQ_ATTEND_FEW && tq_active.attend.dot_windows;
+    if (keys->kind == TQ_FLOATS && by_windows)
+        tq_active.attend.dot_windows(keys, packed, tokens, queries, count, d->key_scales, logits);
+    for (size_t t = 0; keys->kind == TQ_FLOATS && !by_windows && t < tokens; t += TQ_FLOAT_TOKENS) {
+        const size_t filled = fill_floats(keys, packed, t, tokens, d);
+        tq_active.attend.dot_floats(tile, keys->padded, keys->dim, filled, queries, count, d->key_scales + t, logits);
+        for (size_t i = 0; i < count; i++) logits[i] += TQ_FLOAT_TOKENS;
+    }
+    for (size_t i = 0; i < count && job->cap > 0; i++) tq_active.attend.cap(d->logits + seeing[i] * TQ_TILE, job->cap);
 }
 
 /* Logits to weights; 0 when all of them are. */
@@ -157,30 +168,37 @@ static int soften_row(const tq_attend_job *job, const desk *d, row_state *state,
     return 1;
 }
 
-static void weigh_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row, size_t tokens) {
+static void weigh_row(const tq_attend_job *job, const desk *d, const row_state *state, size_t row) {
     const tq_attend_side *values = &job->values.side;
-    float *sums = d->sums + row * values->padded;
-    if (values->kind == TQ_BYTES)
-        tq_active.attend.weigh_bytes((const int8_t *)d->tile, values->padded, d->bytes + row * TQ_TILE, state->step,
-                                       state->decay, sums);
-    else
-        tq_active.attend.weigh_float((const float *)(void *)d->tile, values->padded, tokens, d->logits + row * TQ_TILE,
-                                     d->value_scales, state->decay, sums);
+    tq_active.attend.weigh_bytes((const int8_t *)d->tile, values->padded, d->bytes + row * TQ_TILE, state->step, state->decay,
+                                 d->sums + row * values->padded);
 }
 
-/* The rows `seeing` of a side of codes. */
+/* The rows `seeing` of a side of codes or floats. */
 static void weigh_rows(const tq_attend_job *job, const desk *d, const row_state *states, const uint8_t *packed,
                        const size_t *seeing, size_t count, size_t tokens) {
-    const float *weights[TQ_ATTEND_ROWS];
+    const tq_attend_side *values = &job->values.side;
+    const float *weights[TQ_ATTEND_ROWS], *tile = (const float *)(const void *)d->tile;
     float *sums[TQ_ATTEND_ROWS], decays[TQ_ATTEND_ROWS];
     for (size_t i = 0; i < count; i++) {
         float *products = d->logits + seeing[i] * TQ_TILE;
         for (size_t t = 0; t < TQ_TILE; t++) products[t] *= d->value_scales[t];
         weights[i] = products;
-        sums[i] = d->sums + seeing[i] * job->values.side.padded;
+        sums[i] = d->sums + seeing[i] * values->padded;
         decays[i] = states[seeing[i]].decay;
     }
-    tq_active.attend.weigh_codes(&job->values.side, packed, tokens, weights, count, decays, sums);
+    if (values->kind == TQ_CODES) tq_active.attend.weigh_codes(values, packed, tokens, weights, count, decays, sums);
+    const int by_windows = values->book->window && count <= TQ_ATTEND_FEW && tq_active.attend.weigh_windows;
+    if (values->kind == TQ_FLOATS && by_windows)
+        tq_active.attend.weigh_windows(values, packed, tokens, weights, count, decays, sums);
+    for (size_t t = 0; values->kind == TQ_FLOATS && !by_windows && t < tokens; t += TQ_FLOAT_TOKENS) {
+        const size_t filled = fill_floats(values, packed, t, tokens, d);
+        tq_active.attend.weigh_floats(tile, values->padded, filled, weights, count, decays, sums);
+        for (size_t i = 0; i < count; i++) {
+            weights[i] += TQ_FLOAT_TOKENS;
+            decays[i] = 1; /* sums have decayed once */
+        }
+    }
 }
 
 /* One tile for all rows, stage by stage: the values' tile takes the place of the keys', so that L1 holds one at a time, and
@@ -203,12 +221,12 @@ static void attend_tile(const tq_attend_job *job, const desk *d, size_t lane, si
         weighing += (size_t)soften_row(job, d, &states[r], r);
     }
     if (!weighing) return;
-    if (job->values.side.kind == TQ_CODES) {
+    if (job->values.side.kind != TQ_BYTES) {
         weigh_rows(job, d, states, packed_rows(&job->values, lane, first), seeing, weighing, tokens);
         return;
     }
     fill_tile(&job->values, lane, first, tokens, d, 0);
-    for (size_t i = 0; i < weighing; i++) weigh_row(job, d, &states[seeing[i]], seeing[i], tokens);
+    for (size_t i = 0; i < weighing; i++) weigh_row(job, d, &states[seeing[i]], seeing[i]);
 }
 
 static void write_row(const tq_attend_side *values, const float *sums, float *out) {

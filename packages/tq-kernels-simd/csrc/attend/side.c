@@ -119,12 +119,13 @@ void tq_attend_to_coordinates(const tq_attend_side *side, const float *positions
 }
 
 size_t tq_attend_tile_bytes(const tq_attend_side *side) {
-    static const size_t sizes[] = {[TQ_FLOATS] = sizeof(float), [TQ_BYTES] = 1, [TQ_WORDS] = sizeof(int16_t), [TQ_CODES] = 0};
-    return TQ_TILE * side->padded * sizes[side->kind];
+    static const size_t sizes[] = {
+        [TQ_FLOATS] = TQ_FLOAT_TOKENS * sizeof(float), [TQ_BYTES] = TQ_TILE, [TQ_WORDS] = TQ_TILE * sizeof(int16_t), [TQ_CODES] = 0};
+    return side->padded * sizes[side->kind];
 }
 
 size_t tq_attend_query_bytes(const tq_attend_side *side) {
-    return side->kind == TQ_CODES ? side->padded * sizeof(float) : tq_attend_tile_bytes(side) / TQ_TILE;
+    return side->padded * (side->kind == TQ_BYTES ? 1 : side->kind == TQ_WORDS ? sizeof(int16_t) : sizeof(float));
 }
 
 /* The nearest integer of |x| < 2^22, ties to even: adding 1.5 * 2^23 leaves no bits below 1. A call of rintf costs more. */

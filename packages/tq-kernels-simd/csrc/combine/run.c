@@ -27,7 +27,7 @@ static void add_tile(const tq_combine_job *job, const tq_attend_side *side, cons
         float *mine = d->weights + s * TQ_TILE;
         const float *given = job->weights + (first + s) * job->rows + row;
         for (size_t r = 0; r < TQ_TILE; r++) mine[r] = r < rows ? given[r] : 0;
-        for (size_t r = 0; r < rows && side->kind == TQ_CODES; r++) mine[r] *= d->scales[r];
+        for (size_t r = 0; r < rows; r++) mine[r] *= d->scales[r];
         weights[s] = mine;
         sums[s] = d->sums + s * side->padded;
         decays[s] = 1;
@@ -38,8 +38,7 @@ static void add_tile(const tq_combine_job *job, const tq_attend_side *side, cons
     }
     for (size_t r = 0; r < rows; r++)
         tq_row_centroids(side->book, packed + r * job->stride, d->codes, d->tile + r * side->padded);
-    for (size_t s = 0; s < count; s++)
-        tq_active.attend.weigh_float(d->tile, side->padded, rows, d->weights + s * TQ_TILE, d->scales, 1, sums[s]);
+    tq_active.attend.weigh_floats(d->tile, side->padded, rows, weights, count, decays, sums);
 }
 
 /* Adds the float32 sums to the totals and starts them again. */

@@ -3,7 +3,7 @@
 #include "active.h"
 
 void tq_row_centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *codes, float *out) {
-    if (book->window) tq_active.trellis.centroids(book, packed, codes, out);
+    if (book->window) tq_active.trellis.centroids(book, packed, out);
     else if (book->bits == TQ_MIXED) tq_active.mixed.centroids(book, packed, codes, out);
     else tq_active.decode.centroids(book, packed, codes, out);
 }

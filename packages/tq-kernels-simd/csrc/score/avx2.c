@@ -3,6 +3,7 @@
 #include "levels.h"
 #include "score/avx2_planes.h"
 #include "score/avx2_wide.h"
+#include "score/avx2_windows.h"
 
 #define AHEAD 4096 /* bytes: without this prefetch gcc's code waits for memory at large dims */
 
@@ -115,6 +116,10 @@ void tq_score_avx2(tq_score_slots *slots) {
     slots->scan8 = scan8;
     slots->expand8 = expand8;
     slots->dots8 = dots8;
+    slots->scan_windows = scan_windows;
+    slots->expand_windows = expand_windows;
+    slots->expand_long = expand_long;
+    slots->dots_bytes = dots_bytes;
     slots->finish = finish;
     slots->expand16 = expand16;
     slots->dots16 = dots16;

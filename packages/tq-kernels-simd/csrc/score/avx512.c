@@ -1,8 +1,7 @@
 /* As avx2.c in chunks of 64 bytes: vpdpbusd multiplies u8 by i8 and adds four neighbours to a 32-bit lane, so nothing has to be
  * kept small or widened. int16 and float32 stay with AVX2. */
-#include <immintrin.h>
-
 #include "levels.h"
+#include "score/avx512_sums.h"
 #include "score/nibbles.h"
 
 static tq_score_slots below; /* for rows too short for chunks of 64 bytes */
@@ -55,18 +54,6 @@ INLINE void levels_of(int bits, const uint8_t *low, const uint8_t *high, const t
         out[k] = _mm512_shuffle_epi8(t->level[k], first);
         out[codes + k] = _mm512_shuffle_epi8(t->level[k], second);
     }
-}
-
-INLINE __m256i halves(__m512i x) { return _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)); }
-
-/* Four vectors of 32-bit lanes to their four sums. */
-INLINE __m128i sums_of_256(__m256i a, __m256i b, __m256i c, __m256i d) {
-    __m256i pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-}
-
-INLINE __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
-    return sums_of_256(halves(a), halves(b), halves(c), halves(d));
 }
 
 INLINE __m512i chunk_dot(int bits, const uint8_t *low, const uint8_t *high, const int8_t *query, const tables *t, __m512i acc) {
@@ -232,10 +219,16 @@ static void dots8(const uint8_t *tile, size_t rows, const int8_t *queries, size_
     }
 }
 
+static void dots_bytes(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
+                       int32_t *out, size_t stride) {
+    dots8(tile, rows, queries, query_stride, count, length, 1, out, stride);
+}
+
 void tq_score_avx512(tq_score_slots *slots) {
     below = *slots;
     slots->lanes = 64;
     slots->scan8 = scan8;
     slots->expand8 = expand8;
     slots->dots8 = dots8;
+    slots->dots_bytes = dots_bytes;
 }

@@ -46,6 +46,46 @@ static void dots8(const uint8_t *tile, size_t rows, const int8_t *queries, size_
         }
 }
 
+/* The window of a coordinate: its bits and those behind, around the circle that a row is. */
+static size_t window_at(const tq_codebook *book, const uint8_t *row, size_t j) {
+    size_t bytes = book->dim * book->bits / 8, start = j * book->bits, byte = start / 8;
+    uint32_t three = 0;
+    for (size_t i = 0; i < 3; i++) three |= (uint32_t)row[(byte + i) % bytes] << 8 * i;
+    return three >> start % 8 & (((size_t)1 << book->window) - 1);
+}
+
+static void scan_windows(const tq_levels8 *levels, const int8_t *query, const uint8_t *packed, size_t stride, size_t rows, int32_t *out) {
+    const tq_codebook *book = levels->trellis;
+    for (size_t r = 0; r < rows; r++, packed += stride) {
+        int32_t sum = 0;
+        for (size_t j = 0; j < book->dim; j++) sum += book->planes->scan_high[window_at(book, packed, j)] * query[j];
+        out[r] = sum;
+    }
+}
+
+static void expand_windows(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *tile) {
+    const tq_codebook *book = levels->trellis;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < book->dim; j++)
+            tile[r * length + j] = book->planes->scan_high[window_at(book, packed + r * stride, j)];
+}
+
+static void expand_long(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *high,
+                        uint8_t *low) {
+    const tq_codebook *book = levels->trellis;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < book->dim; j++) {
+            uint16_t level = book->planes->scan[window_at(book, packed + r * stride, j)];
+            high[r * length + j] = (uint8_t)(level >> 8);
+            low[r * length + j] = (uint8_t)level;
+        }
+}
+
+static void dots_bytes(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
+                       int32_t *out, size_t stride) {
+    dots8(tile, rows, queries, query_stride, count, length, 1, out, stride);
+}
+
 static void finish(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out) {
     for (size_t r = 0; r < rows; r++) {
         float value = ((float)(int32_t)(2u * (uint32_t)sums[r] - minus) * factor) * weight[r];
@@ -89,4 +129,6 @@ static void dots32(const float *row, const float *queries, size_t query_stride, 
     }
 }
 
-const tq_score_slots tq_score_baseline = {LANES, scan8, expand8, dots8, finish, expand16, dots16, dots32};
+const tq_score_slots tq_score_baseline = {
+    LANES, scan8, expand8, dots8, scan_windows, expand_windows, expand_long, dots_bytes, finish, expand16, dots16, dots32,
+};

@@ -56,10 +56,14 @@ void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels) {
 
 static int method_of(const tq_codebook *book, int accuracy) {
     size_t bits = book->bits;
-    if (bits == TQ_MIXED || book->window) return TQ_EXACT;
+    if (bits == TQ_MIXED) return TQ_EXACT;
+    if (book->window)
+        return accuracy == TQ_INT8 && book->dim * bits % 8 == 0 && book->dim <= TQ_FINE_DIM ? TQ_INT8 : TQ_EXACT;
     if (accuracy == TQ_INT8) return bits <= 4 ? TQ_INT8 : TQ_INT16;
     return accuracy == TQ_INT16 && bits <= 5 ? TQ_INT16 : TQ_EXACT;
 }
+
+int tq_scans_in_integers(const tq_codebook *book) { return method_of(book, TQ_INT8) != TQ_EXACT; }
 
 static size_t element_bytes(int method) { return method == TQ_INT8 ? 1 : method == TQ_INT16 ? 2 : 4; }
 
@@ -73,6 +77,7 @@ static size_t lanes_of(const tq_codebook *book) {
 static size_t padded_length(const tq_part *part) {
     if (part->method == TQ_EXACT) return TQ_PADDED(part->book.dim);
     if (part->method == TQ_INT16) return round_up(part->book.dim, 32);
+    if (part->book.window) return round_up(part->book.dim, 64);
     return round_up(part->book.dim, TQ_PHASES(part->book.bits) * part->levels8.lanes);
 }
 
@@ -95,6 +100,15 @@ static void store(tq_part *part, size_t q, const float *x, double constant, int3
         int16_t *to = (int16_t *)part->queries + q * part->length;
         unit = integers(x, dim, TQ_MAX16, whole) * ((double)part->book.centroids[((size_t)1 << bits) - 1] / TQ_MAX16);
         for (size_t j = 0; j < dim; j++) to[j] = (int16_t)whole[j];
+    } else if (part->book.window) {
+        int8_t *to = (int8_t *)part->queries + q * part->length;
+        int32_t sum = 0;
+        unit = integers(x, dim, 127, whole) * (double)part->levels8.step;
+        for (size_t j = 0; j < dim; j++) {
+            to[j] = (int8_t)whole[j];
+            sum += whole[j];
+        }
+        part->sums[q] = sum;
     } else {
         int8_t *to = (int8_t *)part->queries + q * part->length;
         size_t phases = TQ_PHASES(bits), lanes = part->levels8.lanes;
@@ -137,7 +151,11 @@ static void describe(tq_queries *made, const tq_plan *plan, int accuracy) {
     for (int i = 0; i < made->parts; i++) {
         tq_part *part = &made->part[i];
         part->method = method_of(&part->book, accuracy);
-        if (part->method == TQ_INT8) {
+        if (part->method == TQ_INT8 && part->book.window) {
+            const tq_planes *planes = part->book.planes; /* centroid ~ step / 2 * (2 level - middle) */
+            part->levels8 = (tq_levels8){.bits = part->book.bits, .trellis = &part->book, .middle = 2 * planes->limit,
+                                         .step = planes->step / 2};
+        } else if (part->method == TQ_INT8) {
             tq_levels8_make(&part->book, &part->levels8);
             part->levels8.lanes = lanes_of(&part->book);
         }

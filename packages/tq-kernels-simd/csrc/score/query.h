@@ -29,9 +29,14 @@ typedef struct tq_queries {
 } tq_queries;
 
 /* Prepare `count` queries: rotated ones (count, dim) for a plan with a codebook, unrotated ones for a bare sketch. 0, or -1 without
- * memory. `accuracy`: TQ_EXACT; TQ_INT16 (exact beyond 5 bits, where 16 bits would not be near-exact); TQ_INT8 (int16 beyond 4). */
+ * memory. `accuracy`: TQ_EXACT; TQ_INT16 (exact beyond 5 bits, where 16 bits would not be near-exact); TQ_INT8 (int16 beyond 4).
+ * Trellis codes are exact, but for TQ_INT8 where tq_scans_in_integers. */
 int tq_queries_make(tq_queries *made, const tq_plan *plan, const float *queries, size_t count, int accuracy);
 void tq_queries_free(tq_queries *made);
+
+/* Whether a scan at TQ_INT8 computes in integers: not for fractional widths, nor for trellis codes whose rows
+ * are no whole bytes or of more than TQ_FINE_DIM coordinates. */
+int tq_scans_in_integers(const tq_codebook *book);
 
 /* The levels (not the lanes) of a codebook of up to 4 bits that fit its centroids best, weighted by how often a Gaussian meets them. */
 void tq_levels8_make(const tq_codebook *book, tq_levels8 *levels);

@@ -13,7 +13,7 @@ static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 int tq_score_scratch_make(tq_score_scratch *of, const tq_queries *queries, size_t stride) {
-    size_t row = 0, codes = 0, tile = 0, wide = 0, blocks = TQ_BLOCK * TQ_QUERY_BLOCK;
+    size_t row = 0, codes = 0, tile = 0, wide = 0, lows = TILE_ROWS * TQ_QUERY_BLOCK * sizeof(int32_t), blocks = TQ_BLOCK * TQ_QUERY_BLOCK;
     if (queries->count == 1) blocks = TQ_BLOCK;
     for (int i = 0; i < queries->parts; i++) {
         const tq_part *part = &queries->part[i];
@@ -22,14 +22,14 @@ int tq_score_scratch_make(tq_score_scratch *of, const tq_queries *queries, size_
             row = part->length * sizeof(float) > row ? part->length * sizeof(float) : row;
             codes = part->length > codes ? part->length : codes;
         } else {
-            bytes = TILE_ROWS * segment * (part->method == TQ_INT16 ? sizeof(int16_t) : 1);
+            bytes = TILE_ROWS * segment * (part->method == TQ_INT16 || part->book.window ? sizeof(int16_t) : 1);
             wide = part->method == TQ_INT16 || part->length > TQ_SEGMENT ? blocks * sizeof(int64_t) : wide;
         }
         tile = bytes > tile ? bytes : tile;
     }
     /* the last rows, so many that the one before them is TQ_OVERREAD away from the end of the buffer */
     of->tail_bytes = TQ_OVERREAD + (TQ_OVERREAD / stride + 2) * stride;
-    size_t sizes[] = {row, codes, tile, of->tail_bytes, wide, blocks * 4, TQ_BLOCK * 4, TQ_QUERY_BLOCK * 8}, total = 0;
+    size_t sizes[] = {row, codes, tile, of->tail_bytes, wide, blocks * 4, TQ_BLOCK * 4, TQ_QUERY_BLOCK * 8, lows}, total = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) total += aligned(sizes[i]);
     char *next = of->memory = tq_aligned(total);
     if (!next) return -1;
@@ -41,7 +41,8 @@ int tq_score_scratch_make(tq_score_scratch *of, const tq_queries *queries, size_
     of->wide = (int64_t *)(next += aligned(of->tail_bytes));
     of->sums = (int32_t *)(next += aligned(wide));
     of->factors = (float *)(next += aligned(blocks * 4));
-    of->products = (double *)(next + aligned(TQ_BLOCK * 4));
+    of->products = (double *)(next += aligned(TQ_BLOCK * 4));
+    of->lows = (int32_t *)(next + aligned(TQ_QUERY_BLOCK * 8));
     return 0;
 }
 
@@ -93,6 +94,46 @@ static void sum8(const task *it, size_t start, size_t length, int32_t *out) {
     }
 }
 
+/* Both planes of `rows` rows of a trellis of long windows, times the queries; the second plane counts a sixteenth. */
+static void sum_planes(const task *it, const uint8_t *packed, size_t rows, const int8_t *queries, int32_t *out) {
+    const tq_part *part = it->part;
+    const size_t length = part->length, fours = (rows + 3) / 4 * 4, count = (it->queries + 1) / 2 * 2;
+    uint8_t *high = it->scratch->tile, *low = high + TILE_ROWS * length;
+    int32_t *lows = it->scratch->lows;
+    tq_active.score.expand_long(&part->levels8, packed, it->packed_stride, rows, length, high, low);
+    tq_active.score.dots_bytes(high, fours, queries, length, count, length, out, it->stride);
+    if (part->book.bits < 4) return; /* their levels have one plane */
+    tq_active.score.dots8(low, fours, queries, length, count, length, 1, lows, TILE_ROWS);
+    for (size_t q = 0; q < it->queries; q++)
+        for (size_t r = 0; r < rows; r++)
+            out[q * it->stride + r] = 16 * out[q * it->stride + r] + lows[q * TILE_ROWS + r]; /* below 2^31: TQ_FINE_DIM */
+}
+
+/* The same as sum8 for windows of a trellis. */
+static void sum_windows(const task *it, int32_t *out) {
+    const tq_part *part = it->part;
+    const int8_t *queries = (const int8_t *)part->queries + it->first_query * part->length;
+    const uint8_t *packed = it->packed + part->offset;
+    const size_t count = (it->queries + 1) / 2 * 2, length = part->length;
+    const int is_short = part->book.window <= TQ_WINDOW8_BITS;
+    uint8_t *tile = it->scratch->tile;
+    if (it->queries == 1 && is_short) {
+        tq_active.score.scan_windows(&part->levels8, queries, packed, it->packed_stride, it->rows, out);
+        return;
+    }
+    for (size_t r = 0; r < it->rows; r += TILE_ROWS) {
+        const size_t rows = least(TILE_ROWS, it->rows - r), fours = (rows + 3) / 4 * 4;
+        const uint8_t *from = packed + r * it->packed_stride;
+        if (!is_short) {
+            sum_planes(it, from, rows, queries, out + r);
+            continue;
+        }
+        tq_active.score.expand_windows(&part->levels8, from, it->packed_stride, rows, length, tile);
+        if (part->book.bits < 4) tq_active.score.dots8(tile, fours, queries, length, count, length, 1, out + r, it->stride);
+        else tq_active.score.dots_bytes(tile, fours, queries, length, count, length, out + r, it->stride);
+    }
+}
+
 static void sum16(const task *it, size_t start, size_t length, int64_t *out) {
     const tq_part *part = it->part;
     const int16_t *queries = (const int16_t *)part->queries + it->first_query * part->length + start;
@@ -120,7 +161,8 @@ static void by_int8(const task *it, const float *weight, int add, float *out, si
     int64_t *wide = it->scratch->wide;
     int is_wide = part->length > TQ_SEGMENT;
     for (size_t start = 0; start < part->length; start += TQ_SEGMENT) {
-        sum8(it, start, least(TQ_SEGMENT, part->length - start), sums);
+        if (part->book.window) sum_windows(it, sums); /* dims of a trellis end before a segment does */
+        else sum8(it, start, least(TQ_SEGMENT, part->length - start), sums);
         if (is_wide)
             for (size_t i = 0; i < it->queries * it->stride; i++) wide[i] = (start ? wide[i] : 0) + sums[i];
     }

@@ -20,7 +20,7 @@ typedef struct tq_score_scratch {
     void *memory;
     float *row, *factors; /* a decoded row; the row factors of a block */
     uint8_t *codes, *tile, *tail;
-    int32_t *sums;
+    int32_t *sums, *lows; /* lows: of the second plane of a tile */
     int64_t *wide;
     double *products;
     size_t tail_bytes;

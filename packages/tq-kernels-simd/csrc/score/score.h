@@ -20,12 +20,15 @@
 #define TQ_MAX16 4095
 #define TQ_SEGMENT 65536 /* coordinates a call at most: 65536 * 127 * 127 < 2^31 */
 #define TQ_SEGMENT16 1024 /* int16: coordinates after which 32-bit lanes are widened: 64 * 2 * 4095^2 < 2^31 with 16 a step */
+#define TQ_WINDOW8_BITS 7 /* of windows that scan_windows and expand_windows take */
+#define TQ_FINE_DIM 4096 /* for levels of 12 bits: 4096 * 2 * 2047 * 127 < 2^31 */
 #define TQ_PHASES(bits) ((size_t)((bits) == 1 ? 8 : (bits) == 4 ? 2 : 4))
 
 typedef struct tq_levels8 {
     size_t bits;        /* 1..4 */
     size_t lanes;       /* bytes of a chunk: 32, or 64 where the level has it and little of the last chunk is wasted */
     uint8_t level[16];  /* by code, repeated to fill 16 entries */
+    const tq_codebook *trellis; /* whose planes have the levels instead; else NULL. dim * bits are whole bytes */
     int middle;         /* level[c] + level[~c]: centroid(c) is about step * (2 level[c] - middle) */
     float step;
 } tq_levels8;
@@ -50,6 +53,15 @@ typedef struct tq_score_slots {
      * multiple of 32 * fold; fold as TQ_FOLD8. A query is `query_stride` bytes from the next. */
     void (*dots8)(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
                   size_t fold, int32_t *out, size_t stride);
+    /* The same for trellis codes; queries are in the natural order, `length` (dim, up to a multiple of 64) bytes with zeros
+     * behind dim. Tiles hold anything there, and levels up to 255, which dots_bytes takes; its counts are as those of dots8.
+     * expand_long takes windows of any length; of up to 3 bits, what it does with `low` is not prescribed. */
+    void (*scan_windows)(const tq_levels8 *levels, const int8_t *query, const uint8_t *packed, size_t stride, size_t rows, int32_t *out);
+    void (*expand_windows)(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *tile);
+    void (*expand_long)(const tq_levels8 *levels, const uint8_t *packed, size_t stride, size_t rows, size_t length, uint8_t *high,
+                        uint8_t *low);
+    void (*dots_bytes)(const uint8_t *tile, size_t rows, const int8_t *queries, size_t query_stride, size_t count, size_t length,
+                       int32_t *out, size_t stride);
     /* out[r] (+)= (float(2 sums[r] - minus) * factor) * weight[r], the difference modulo 2^32, each step rounded to float32. */
     void (*finish)(const int32_t *sums, uint32_t minus, float factor, const float *weight, size_t rows, int add, float *out);
     /* tile[r * length + j] = level16[code of coordinate j], j < length, a multiple of 32; planes as packed. */

@@ -115,7 +115,7 @@ int tq_search(const tq_search_job *job) {
     size_t rows = job->rows.count, wanted = job->k < rows ? job->k : rows;
     if (wanted == 0 || job->count == 0) wanted = 1; /* nothing to find; the pass below writes the padding */
     size_t keep = job->accuracy == TQ_AUTO ? tq_search_margin(wanted) : wanted;
-    int is_auto = job->accuracy == TQ_AUTO && keep < rows && !job->plan->book.window; /* a trellis has no integer scan */
+    int is_auto = job->accuracy == TQ_AUTO && keep < rows && tq_scans_in_integers(&job->plan->book);
     if (!is_auto) keep = wanted;
     int accuracy = is_auto ? TQ_INT8 : job->accuracy == TQ_AUTO ? TQ_EXACT : job->accuracy;
     size_t block = job->count < TQ_QUERY_BLOCK ? job->count : TQ_QUERY_BLOCK, slots = (size_t)job->threads * block;

@@ -3,7 +3,7 @@
 
 #include "levels.h"
 #include "specialize.h"
-#include "trellis/trellis.h"
+#include "trellis/avx2_windows.h"
 
 /* Sixteen windows at once: their metrics come from 16 >> bits nodes that follow each other, each of them for 2^bits windows. */
 static inline __m256i entered(const uint16_t *metrics, size_t window, int bits, __m256i pattern) {
@@ -153,8 +153,28 @@ static unsigned backward_four(const tq_codebook *book, const int16_t *x, size_t 
     return node;
 }
 
+INLINE void centroids_bits(const tq_codebook *book, const uint8_t *packed, float *out, const int bits, const int in_pairs) {
+    const window_table table = window_table_of(book, bits, in_pairs);
+    const size_t dim = book->dim, seam = 8 * tq_circle_runs(book, (size_t)bits);
+    size_t j = 0;
+    for (; j < seam; j += 8, packed += bits) _mm256_storeu_ps(out + j, eight_windows(table, tq_circle_bits(packed)));
+    if (j == dim) return;
+    tq_circle_end end = tq_circle_seam(packed - j / 8 * (size_t)bits, dim * (size_t)bits, j / 8 * (size_t)bits);
+    for (; j + 8 <= dim; j += 8, end >>= 8 * bits) _mm256_storeu_ps(out + j, eight_windows(table, (uint64_t)end));
+    if (j == dim) return;
+    float rest[8];
+    _mm256_storeu_ps(rest, eight_windows(table, (uint64_t)end));
+    for (size_t i = 0; j + i < dim; i++) out[j + i] = rest[i];
+}
+
+void tq_trellis_centroids_avx2(const tq_codebook *book, const uint8_t *packed, float *out) {
+#define CENTROIDS(bits) book->pairs ? centroids_bits(book, packed, out, bits, 1) : centroids_bits(book, packed, out, bits, 0)
+    TQ_FOR_WIDTH_TO_4(book->bits, CENTROIDS)
+}
+
 void tq_trellis_avx2(tq_trellis_slots *slots) {
     slots->forward = slots->forward_wide = forward;
     slots->backward[3] = backward_three; /* with two or four branches, one look at each is as fast */
     slots->backward[4] = backward_four;
+    slots->centroids = tq_trellis_centroids_avx2;
 }

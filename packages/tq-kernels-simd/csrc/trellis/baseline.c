@@ -53,26 +53,14 @@ static unsigned backward(const tq_codebook *book, const int16_t *x, size_t steps
 
 #define LEVEL(j, window) out[j] = book->levels[window]
 #define CENTROID(j, window) out[j] = book->centroids[window]
-#define PAIR(j, windows) memcpy(out + (j), book->pairs + 2 * (windows), 2 * sizeof *out)
 
-static void levels(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, int16_t *out) {
-    tq_circle_open(book, packed, scratch);
-#define EACH_LEVEL(bits) TQ_EACH_WINDOW(book, scratch, bits, LEVEL)
+static void levels(const tq_codebook *book, const uint8_t *packed, int16_t *out) {
+#define EACH_LEVEL(bits) TQ_EACH_WINDOW(book, packed, bits, LEVEL)
     TQ_FOR_WIDTH_TO_4(book->bits, EACH_LEVEL)
 }
 
-static void pairs(const tq_codebook *book, const uint8_t *circle, float *out) {
-#define EACH_PAIR(bits) TQ_EACH_PAIR(book, circle, bits, PAIR, CENTROID)
-    TQ_FOR_WIDTH_TO_4(book->bits, EACH_PAIR)
-}
-
-static void centroids(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, float *out) {
-    tq_circle_open(book, packed, scratch);
-    if (book->pairs) {
-        pairs(book, scratch, out);
-        return;
-    }
-#define EACH_CENTROID(bits) TQ_EACH_WINDOW(book, scratch, bits, CENTROID)
+static void centroids(const tq_codebook *book, const uint8_t *packed, float *out) {
+#define EACH_CENTROID(bits) TQ_EACH_WINDOW(book, packed, bits, CENTROID)
     TQ_FOR_WIDTH_TO_4(book->bits, EACH_CENTROID)
 }
 

@@ -9,7 +9,7 @@ static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 int tq_trellis_scratch_make(tq_trellis_scratch *of, const tq_codebook *book) {
     size_t padded = TQ_PADDED(book->dim), history = aligned((book->dim + 1) * book->nodes * sizeof *of->history);
-    char *next = of->memory = tq_aligned(history + padded * (2 + 1 + 1) * sizeof(int16_t) + 3 * padded);
+    char *next = of->memory = tq_aligned(history + padded * (2 + 1 + 1) * sizeof(int16_t) + 2 * padded);
     if (!next) return -1;
     of->history = (uint16_t *)next;
     of->x = (int16_t *)(next += history);
@@ -17,7 +17,6 @@ int tq_trellis_scratch_make(tq_trellis_scratch *of, const tq_codebook *book) {
     of->levels = (int16_t *)(next += padded * sizeof *of->tried);
     of->symbols = (uint8_t *)(next += padded * sizeof *of->levels);
     of->packed = of->symbols + padded;
-    of->circle = of->packed + padded;
     return 0;
 }
 
@@ -81,7 +80,7 @@ void tq_trellis_row(const tq_plan *plan, const float *scaled, const int16_t *v, 
         uint8_t *row = i ? of->packed : out;
         if (i) candidate(scaled, book->dim, plan->candidate[i], of->tried);
         walk(book, i ? of->tried : v, of, row);
-        tq_active.trellis.levels(book, row, of->circle, of->levels);
+        tq_active.trellis.levels(book, row, of->levels);
         int64_t a = 0, b = 0;
         for (size_t j = 0; j < book->dim; j++) { /* levels are doubled: half of them is exact */
             a += v[j] * (of->levels[j] / 2);

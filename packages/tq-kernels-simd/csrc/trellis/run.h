@@ -8,7 +8,7 @@
 typedef struct tq_trellis_scratch {
     uint16_t *history;
     int16_t *x, *tried, *levels; /* x: 2 * dim, the coordinates of a walk twice in a row, a circle for any start */
-    uint8_t *symbols, *packed, *circle;
+    uint8_t *symbols, *packed;
     void *memory;
 } tq_trellis_scratch;
 

@@ -18,10 +18,10 @@ typedef struct tq_trellis_slots {
      * `stop`. */
     unsigned (*backward[TQ_TRELLIS_BITS + 1])(const tq_codebook *book, const int16_t *x, size_t steps, size_t stop,
                                               const uint16_t *history, unsigned node, uint8_t *symbols);
-    /* The doubled levels, or the centroids, of a packed row: dim numbers. Reads exactly tq_book_bytes(book) bytes; `scratch`
-     * has TQ_PADDED(dim) bytes; all at any alignment. */
-    void (*levels)(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, int16_t *out);
-    void (*centroids)(const tq_codebook *book, const uint8_t *packed, uint8_t *scratch, float *out);
+    /* The doubled levels, or the centroids, of a packed row: dim numbers. Reads exactly tq_book_bytes(book) bytes; all at any
+     * alignment. */
+    void (*levels)(const tq_codebook *book, const uint8_t *packed, int16_t *out);
+    void (*centroids)(const tq_codebook *book, const uint8_t *packed, float *out);
 } tq_trellis_slots;
 
 #endif

@@ -97,7 +97,8 @@ class PackedAttention:
     queries, keys, weights and values to bytes where a side has at most 4 bits and a dim that is a multiple of 32, which
     moves the output by at most 2 % where logits have a standard deviation up to 1, and by 3 to 5 % of what it is where
     they spread ten times as far. Keys of 5 bits and more, up to dim 4096, become 14-bit integers, which moves it by
-    less than 0.5 %; other values stay exact. "mixed" does the same to keys and computes with exact values.
+    less than 0.5 %; other values and trellis codes stay exact. "mixed" does the same to keys and computes with exact
+    values.
     """
 
     def __init__(

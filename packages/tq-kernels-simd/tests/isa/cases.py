@@ -69,7 +69,13 @@ def _trellises() -> Iterator[tuple]:
     for states in STATES:
         for bits in BITS:
             yield from _encoding(_trellis(64, bits, states), "f")
-    for dim, bits, states, search in ((33, 3, 8, 3), (45, 3, 256, 3), (129, 1, 256, 0), (300, 4, 256, 0)):
+    for dim, bits, states, search in (
+        (33, 3, 8, 3),
+        (96, 4, 8, 0),
+        (45, 3, 256, 3),
+        (129, 1, 256, 0),
+        (300, 4, 256, 0),
+    ):
         yield from _encoding(_trellis(dim, bits, states, search), "f")
         yield _score(_trellis(dim, bits, states), rows=40)
         yield _attention(_trellis(dim, bits, states), _plan(32, 4))

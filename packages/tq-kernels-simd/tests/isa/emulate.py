@@ -28,7 +28,7 @@ SIMDE = (
     str(Path(__file__).with_name("simde_more.h")),
 )
 PORTABLE = ("run", "baseline", "query", "best", "side")  # files of operations, beside those of levels
-X86 = {"avx2": AVX2, "avx512": AVX512}
+X86 = {"avx2": AVX2, "avx512": AVX512, "avx512vbmi": (*AVX512, "-mavx512vbmi")}
 ARM = {"neon": (), "dotprod": ("-march=armv8.2-a+dotprod",)}
 
 # target -> (compiler, flags of each level, [(emulator and its options, the level that must be chosen)])

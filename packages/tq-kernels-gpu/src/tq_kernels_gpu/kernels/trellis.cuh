@@ -6,7 +6,11 @@
 
 #include "types.cuh"
 
-enum { TQ_TRELLIS = 13, TQ_MOST_WINDOW = 12 };  // the format of one bit; TRELLIS of trellis_tables.py
+enum {
+    TQ_TRELLIS = 13,  // the format of one bit; TRELLIS of trellis_tables.py
+    TQ_MOST_WINDOW = 12,
+    TQ_LONGEST = 40,  // bits that eight windows reach over: seven of four bits before the last window
+};
 
 TQ_DEVICE constexpr int tq_trellis_bits(int format) { return format - TQ_TRELLIS + 1; }
 
@@ -26,19 +30,24 @@ TQ_DEVICE u64 tq_load_bytes(const u8* from, int available) {
     return value;
 }
 
+// The bits from bit `dim * BITS - left` of a row on, of which `run` has those within the row: behind its end it goes on at
+// its beginning. A row has 16 bits at least, and the window of its last coordinate goes on for 11 at most.
+TQ_DEVICE u64 tq_around(u64 run, const u8* row, int left) {
+    return left >= TQ_LONGEST ? run : (run & ((1ull << left) - 1)) | (u64)(row[0] | row[1] << 8) << left;
+}
+
 // The windows of coordinates 8 * group and following, in the low bits: TQ_MOST_WINDOW bits at least, from which a mask of
-// the code's own takes as many as its windows have. Behind the end of the row they continue at its beginning; windows of
-// coordinates behind the row are anything. `bytes`: of the row, which may lie at any alignment.
+// the code's own takes as many as its windows have. Those of coordinates behind the row are anything; the first is not
+// behind it. `bytes`: of the row, which may lie at any alignment.
 template <int BITS>
 TQ_DEVICE void tq_windows(const u8* row, int bytes, int dim, int group, u32 (&windows)[8]) {
-    constexpr int LONGEST = 7 * BITS + TQ_MOST_WINDOW;        // bits that eight windows reach over
     constexpr int WIDTH = BITS == 4 ? 4 : BITS == 2 ? 2 : 1;  // bytes of a load: those of a group, where that is one
-    const int at = group * BITS, left = dim * BITS - 8 * at;
+    const int at = group * BITS;
     u64 run = 0;
 #pragma unroll
-    for (int i = 0; 8 * i < LONGEST; i += WIDTH) run |= tq_load_bytes<WIDTH>(row + at + i, bytes - at - i) << (8 * i);
-    // a row has 16 bits at least, and the window of its last coordinate reaches 11 bits beyond its end at most
-    if (left < LONGEST) run = (run & ((1ull << left) - 1)) | (u64)(row[0] | row[1] << 8) << left;
+    for (int i = 0; 8 * i < 7 * BITS + TQ_MOST_WINDOW; i += WIDTH)
+        run |= tq_load_bytes<WIDTH>(row + at + i, bytes - at - i) << (8 * i);
+    run = tq_around(run, row, dim * BITS - 8 * at);
 #pragma unroll
     for (int i = 0; i < 8; i++) windows[i] = (u32)(run >> (i * BITS));
 }

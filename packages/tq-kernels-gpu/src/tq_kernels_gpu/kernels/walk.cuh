@@ -176,9 +176,12 @@ struct TqTrellisWalk {
         return node;
     }
 
-    // A value of thread 0 to all threads; leaves `least` free.
+    // A value of thread 0 to all threads, with all that it wrote before; leaves `least` free.
     static TQ_DEVICE int from_first(int value, u32* least) {
-        if (WARPS == 1) return __shfl_sync(TQ_ALL_LANES, value, 0);
+        if (WARPS == 1) {
+            __syncwarp();  // a shuffle alone orders no memory
+            return __shfl_sync(TQ_ALL_LANES, value, 0);
+        }
         if (threadIdx.x == 0) least[0] = value;
         __syncthreads();
         value = least[0];
