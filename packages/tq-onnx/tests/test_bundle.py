@@ -146,6 +146,23 @@ def test_broken_config(build, content: str, match: str) -> None:
         Bundle.open(folder)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_kv_heads": [1, 2], "num_attention_heads": [4, 8]},
+        {"head_dim": 0},
+        {"hidden_size": "wide", "num_key_value_heads": -1},
+        {"model_type": ["gemma3", 7]},
+        {"model_type": {"of": "gemma3"}},
+    ],
+)
+def test_config_entries_that_the_graph_overrules_are_not_believed(build, changes: dict[str, object]) -> None:
+    folder = build(kv_heads=3, key_dim=12, value_dim=8)
+    rewrite(folder / "config.json", **changes)
+    bundle = Bundle.open(folder)
+    assert (bundle.signature.kv_heads, bundle.signature.key_dim, bundle.first_position) == (3, 12, 0)
+
+
 def test_config_of_other_bytes(build) -> None:
     folder = build()
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")

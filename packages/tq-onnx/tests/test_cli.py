@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import numpy_helper
 from rich.console import Console
 
 from tq_onnx import DecoderRunner
 from tq_onnx.cli import main
+from tq_onnx.delivery import read_utf8
 from tq_onnx.progress import reporter
 
 SMALL = ["--tokens", "24", "--windows", "3", "--score-from", "4"]
@@ -116,6 +119,102 @@ def test_bad_input_is_one_line_and_exit_2(capsys, folder, monkeypatch, arguments
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link"])
+def test_what_is_no_plain_file_keeps_its_place(capsys, folder, tmp_path, kind: str) -> None:
+    target = path = tmp_path / "target"
+    reader = None
+    if "pipe" in kind:
+        os.mkfifo(target)
+        reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        target.write_text("old")
+    if "link" in kind:
+        path = tmp_path / "link"
+        path.symlink_to(target)
+    before = os.lstat(path)
+    status, out, _ = run(capsys, folder, *SMALL, *POLICIES[:2], "--output", path, "--quiet")
+    assert (status, out) == (0, "")
+    assert os.path.samestat(os.lstat(path), before)
+    written = target.read_bytes() if reader is None else os.read(reader, 1 << 16)
+    assert b"k=mse4,v=mse4" in written
+    if reader is not None:
+        os.close(reader)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="this system has no link /dev/stdout")
+def test_standard_output_by_its_name_gets_both_results_whole(folder, tmp_path) -> None:
+    arguments = [*SMALL, *POLICIES[:2], "--format", "csv", "--json", "/dev/stdout", "--quiet"]
+    with (tmp_path / "both").open("w") as file:
+        subprocess.run([sys.executable, "-m", "tq_onnx", "evaluate", folder, *arguments], stdout=file, check=True)
+    data, rest = json.JSONDecoder().raw_decode((tmp_path / "both").read_text())
+    assert data["rows"][1]["policy"] == "k=mse4,v=mse4"
+    assert len(list(csv.DictReader(io.StringIO((tmp_path / "both").read_text()[rest:].lstrip())))) == 2
+
+
+def test_results_in_one_file_or_in_an_input_are_refused(capsys, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
+    text = tmp_path / "text.txt"
+    text.write_text((folder / "validation.txt").read_text())
+    one = ["--output", tmp_path / "one", "--json", tmp_path / "." / "one"]
+    for arguments, match in (
+        (one, "two results would go into"),
+        (["--text", text, "--json", text], "is one of the inputs"),
+        (["--output", folder / "model.onnx"], "is one of the inputs"),
+        (["--json", folder / "tokenizer.json"], "is one of the inputs"),
+    ):
+        before = {path: path.read_bytes() for path in (text, *folder.iterdir())}
+        status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], *arguments)
+        assert status == 2
+        assert match in err
+        assert {path: path.read_bytes() for path in (text, *folder.iterdir())} == before
+    assert not (tmp_path / "one").exists()
+
+
+def test_place_where_no_file_can_be_made_is_refused_before_the_work(capsys, folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(DecoderRunner, "step", lambda *_: pytest.fail("a step ran"))
+
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    status, _, err = run(capsys, folder, *SMALL, *POLICIES[:2], "--json", tmp_path / "figures.json")
+    assert status == 2
+    assert f"{tmp_path}: Permission denied" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "capture"])
+def test_start_token_that_the_model_does_not_know_is_laid_to_the_configs(capsys, folder, command: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"bos_token_id": 50256}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    output = ["--output", str(folder / "traces")] if command == "capture" else []
+    assert main([command, str(folder), "--tokens", "24", "--windows", "3", *output]) == 2
+    assert "bos_token_id is 50256, its model knows 32 tokens only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_logits_beyond_measure_have_no_perplexity(capsys, write, tiny_model, words, form: str) -> None:
+    model = tiny_model()
+    head = next(tensor for tensor in model.graph.initializer if tensor.name == "head")
+    head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) * np.float32(1e6), "head"))
+    folder = write(model)
+    (folder / "validation.txt").write_text(words)
+    status, out, err = run(capsys, folder, *SMALL, *POLICIES, "--seed", 0, "--seed", 1, "--format", form, "--quiet")
+    assert (status, err) == (0, "")
+    if form == "json":
+        assert [row["perplexity"] for row in json.loads(out)["rows"]] == [None] * 3
+
+
+def test_lack_of_memory_is_no_bug(capsys, folder, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 60 GiB")
+
+    monkeypatch.setattr(DecoderRunner, "step", full)
+    status, out, err = run(capsys, folder, *SMALL, "--quiet")
+    assert (status, out) == (2, "")
+    assert err.startswith("tq-onnx: error: out of memory: Unable to allocate 60 GiB; ask for fewer")
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [(b"", "the text is empty"), (b"w1 w2", "the text has 2 tokens"), (b"\xff\xfe", "is not UTF-8 text")],
@@ -126,6 +225,16 @@ def test_bad_text_is_exit_2(capsys, folder, tmp_path, content: bytes, match: str
     status, _, err = run(capsys, folder, *SMALL, "--text", text)
     assert status == 2
     assert match in err
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_text_without_end_is_refused(capsys, folder, tmp_path) -> None:
+    whole = tmp_path / "whole.txt"
+    whole.write_text("w1 " * 200 + "\r\n")
+    assert read_utf8(whole).endswith("w1 \n")
+    status, _, err = run(capsys, folder, *SMALL, "--text", "/dev/zero")
+    assert status == 2
+    assert "/dev/zero has more than 33554432 characters" in err
 
 
 def test_bundle_without_text_asks_for_one(capsys, build) -> None:

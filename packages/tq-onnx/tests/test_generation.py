@@ -122,6 +122,9 @@ def test_padding_that_a_graph_cannot_hide_is_refused(build) -> None:
     runner = DecoderRunner(Bundle.open(build(inputs=("position_ids",))), batch=2)
     with pytest.raises(UnsupportedBundle, match="the graph has no attention_mask that could hide padding"):
         generate_batch(runner, [[1, 2], [3]])
+    shared = DecoderRunner(Bundle.open(build(inputs=("attention_mask", "cache_position"))), batch=2)
+    with pytest.raises(UnsupportedBundle, match="cache_position, which is one for all rows, and no position_ids"):
+        generate_batch(shared, [[1, 2], [3]])
     hybrid = DecoderRunner(Bundle.open(build(states=("past_conv.7",))), batch=2)
     with pytest.raises(UnsupportedBundle, match=r"padding would enter the state 'past_conv\.7'"):
         generate_batch(hybrid, [[1, 2], [3]])
@@ -288,3 +291,13 @@ def test_existing_file_is_not_overwritten_by_a_cache(capsys, build, tmp_path) ->
     assert (status, out) == (2, "")
     assert "exists already" in err
     assert saved.read_text() == "mine"
+
+
+@pytest.mark.parametrize("mode", ["exact", "reconstruct"])
+def test_tokens_without_end_take_no_memory_in_advance(capsys, build, mode: str) -> None:
+    folder = build()
+    config = json.loads((folder / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    status, out, err = run(capsys, folder, "--prompt", "w1 w2", "--mode", mode, "--tokens", 10**12, "--stop", "w")
+    assert (status, out) == (0, "\n"), err

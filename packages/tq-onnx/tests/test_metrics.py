@@ -80,6 +80,11 @@ def test_top_overlap_counts_no_more_tokens_than_there_are() -> None:
     np.testing.assert_array_equal(metrics.top_overlap(EXACT[..., :3], MEASURED[..., :3], 5), 1.0)
 
 
+def test_perplexity_beyond_measure_is_none() -> None:
+    assert metrics.perplexity([300.0, 300.0]) == pytest.approx(math.exp(300))
+    assert metrics.perplexity([1e30, 0.0]) is None
+
+
 def test_mean_square_equals_the_definition() -> None:
     found = metrics.mean_square(EXACT, MEASURED)
     slow = math.fsum((float(a) - float(b)) ** 2 for a, b in zip(EXACT[1, 2], MEASURED[1, 2], strict=True)) / 9

@@ -1,6 +1,7 @@
 """What evaluate measures where it is asked to: greedy text, several texts, peaks of memory, a page."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -82,6 +83,28 @@ def test_memory_is_a_column_where_it_is_asked_for(build, words) -> None:
     report = evaluate(Bundle.open(build()), ["k=mse4,v=mse4"], text=words, memory=True, **SMALL)
     assert report.columns[-2:] == ("peak MiB", "growth MiB")
     assert all(row["peak_bytes"] > 10 << 20 for row in report.rows)
+
+
+def test_no_module_of_the_working_directory_is_run(build, tmp_path, monkeypatch) -> None:
+    bundle = Bundle.open(build())
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a module of the working directory was run')")
+    monkeypatch.chdir(tmp_path)
+    found = peak_memory.peak_memory(bundle, np.zeros((1, 4), np.int64), None, "exact")
+    assert found["peak_bytes"] > 0
+
+
+def test_the_child_has_the_threads_of_the_bundle(build, monkeypatch) -> None:
+    tasks = []
+
+    def seen(*_: object, **options: str) -> subprocess.CompletedProcess[str]:
+        tasks.append(json.loads(options["input"]))
+        return subprocess.CompletedProcess([], 0, "{}", "")
+
+    monkeypatch.setattr("tq_onnx.peak_memory.subprocess.run", seen)
+    bundle, ids = Bundle.open(build(), threads=3), np.zeros((1, 4), np.int64)
+    peak_memory.peak_memory(bundle, ids, None, "exact")
+    peak_memory.peak_memory(bundle, ids, None, "exact", threads=1)
+    assert [task["threads"] for task in tasks] == [3, 1]
 
 
 def test_a_child_that_fails_is_an_error_that_says_why(build, tmp_path) -> None:

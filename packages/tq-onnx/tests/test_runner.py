@@ -362,7 +362,7 @@ def test_fixed_batch_is_insisted_on(build) -> None:
     [
         ({"mode": "fast"}, "mode must be one of exact, reconstruct, fused, got 'fast'"),
         ({"mode": "exact", "policy": "balanced"}, "takes no policy, got 'balanced'"),
-        ({"batch": 0}, "batch must be a whole number of 1 or more, got 0"),
+        ({"batch": 0}, r"batch must be a whole number of 1 or more and below 2\*\*31, got 0"),
         ({"capacity": -1}, "capacity must be a whole number of 0 or more"),
         ({"batch": True}, "batch must be a whole number"),
     ],

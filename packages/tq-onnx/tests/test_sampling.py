@@ -66,11 +66,17 @@ def test_pinned_draws() -> None:
         ({"top_k": -1}, "top_k must be a whole number"),
         ({"top_k": 2.5}, "top_k must be a whole number"),
         ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": 1 << 64}, r"seed must be a whole number in 0\.\.2\*\*64-1"),
     ],
 )
 def test_bad_options(options, match: str) -> None:
     with pytest.raises(InvalidSpec, match=match):
         Sampler(**options)
+
+
+def test_largest_seed_and_count_are_those_of_the_rotation() -> None:
+    sampler = Sampler(temperature=1.0, top_k=(1 << 64) - 1, seed=(1 << 64) - 1)
+    assert 0 <= int(sampler.pick(np.zeros((1, 10)))[0]) < 10
 
 
 def test_bad_logits() -> None:

@@ -84,6 +84,8 @@ class Bundle:
         """Why rows of a batch cannot be padded on the left; empty where they can."""
         if "attention_mask" not in self.signature.optional:
             return "the graph has no attention_mask that could hide padding"
+        if "cache_position" in self.signature.optional and "position_ids" not in self.signature.optional:
+            return "the graph takes cache_position, which is one for all rows, and no position_ids of each row"
         if self.signature.states:
             return f"padding would enter the state {self.signature.states[0].past!r}"
         if self.file.has("GroupQueryAttention"):

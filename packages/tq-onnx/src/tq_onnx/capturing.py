@@ -12,6 +12,7 @@ from tq_onnx.bundle import Bundle
 from tq_onnx.errors import UnsupportedBundle
 from tq_onnx.inputs import LayerTensors
 from tq_onnx.packed import refuse_mixed_forms
+from tq_onnx.plan import check_known
 from tq_onnx.surgery import CannotCut, Site, locate
 from tq_onnx.surgery.layout import by_head
 from tq_onnx.surgery.shown_graph import ShownGraph, unfolded
@@ -169,9 +170,6 @@ def _plan(
         raise InvalidSpec(f"heads must lie in 0..{least - 1}, got {picked or 'none'}")
     positions = np.unique(np.linspace(tokens - 1, 0, min(queries, tokens)).round().astype(np.int64))
     cut = cut_windows(bundle.encode(text), windows, tokens, bundle.start_token)
-    if signature.vocabulary is not None and cut.max() >= signature.vocabulary:
-        raise InvalidSpec(
-            f"the tokenizer of {bundle.folder.name} gives token {cut.max()}, its model knows {signature.vocabulary} "
-            "tokens only; the two do not belong together"
-        )
+    if signature.vocabulary is not None:
+        check_known(cut, bundle, signature.vocabulary)
     return Plan(cut, [by_number[number] for number in sorted(chosen)], picked, positions)

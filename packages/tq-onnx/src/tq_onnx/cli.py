@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except TurboQuantError as error:
         return _complain(str(error))
+    except MemoryError as error:
+        return _complain(f"out of memory: {error or 'nothing left'}; ask for fewer tokens, windows or rows at once")
     except OSError as error:
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return result if isinstance(result, int) else 0

@@ -88,8 +88,7 @@ def evaluate(
     from tq_onnx.bundle import Bundle
     from tq_onnx.evaluation import evaluate as measure
 
-    for path in (output, json_file):
-        check_writable(path)
+    check_writable(output, json_file, inputs=texts, bundle=bundle)
     with reporter(enabled=not quiet) as progress:
         report = measure(
             Bundle.open(bundle, variant=variant, threads=threads),

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,8 @@ from tq_onnx.delivery import check_writable, echo, read_utf8, write
 if TYPE_CHECKING:
     from tq_onnx.bundle import Bundle
     from tq_onnx.runner import DecoderRunner
+
+ROOM: Final = 1 << 15  # tokens that memory is taken for at once; it grows with what comes beyond
 
 EXAMPLES = """\b
 Examples:
@@ -48,8 +50,8 @@ def generate(bundle: Path, json_file: Path | None, quiet: bool, **options: Any) 
     """Text that follows a prompt, written as it comes; figures about time and cache go to standard error."""
     from tq_onnx.bundle import Bundle
 
-    check_writable(json_file)
-    check_writable(options["save_cache"])
+    read = (options["prompt_file"], options["load_cache"])
+    check_writable(json_file, options["save_cache"], inputs=read, bundle=bundle)
     job = Job(options)
     job.run(Bundle.open(bundle, variant=options["variant"], threads=options["threads"]))
     if json_file is not None:
@@ -153,7 +155,7 @@ class Job:
             bundle,
             None if exact else (policy or DEFAULT_POLICY),
             options["mode"],
-            capacity=min(len(ids) + options["tokens"], bundle.context or 1 << 30),
+            capacity=min(len(ids) + options["tokens"], bundle.context or ROOM, ROOM),
             seed=options["seed"],
             backend=options["backend"],
         )

@@ -28,8 +28,7 @@ def inspect(bundle: Path, variant: str, form: str, output: Path | None, json_fil
     from tq_onnx.bundle import Bundle
     from tq_onnx.inspection import as_text, inspection
 
-    for path in (output, json_file):
-        check_writable(path)
+    check_writable(output, json_file, bundle=bundle)
     found = inspection(Bundle.open(bundle, variant=variant))
     data = json.dumps(found, indent=1) + "\n"
     deliver(as_text(found) if form == "table" else data, data, output, json_file)

@@ -44,18 +44,18 @@ class Configs:
         self.end_tokens: tuple[int, ...] = _token_ids(sources, "eos_token_id")
         self.context = _positive([*_nested(self.main), _section(genai, "model")], CONTEXT_KEYS)
         self.windows = tuple(_windows([*_nested(self.main), self.decoder]))
-        kinds = {source.get("model_type") for source in _nested(self.main)}
-        self.first_position = 1 if kinds & set(FROM_ONE) else 0
+        kinds = [source.get("model_type") for source in _nested(self.main)]
+        self.first_position = int(any(kind in FROM_ONE for kind in kinds))
 
     def hints(self) -> Hints:
         """Heads, head_dim and tensor names: the genai config's, then those of the model's config."""
         sources = [*_nested(self.main)]
         names = names_of_genai(self.decoder) if self.decoder else Names()
-        head_dim = _positive([self.decoder], ("head_size",)) or _positive(sources, ("head_dim",))
+        head_dim = _hint([self.decoder], ("head_size",)) or _hint(sources, ("head_dim",))
         if head_dim is None:
-            width, heads = _positive(sources, WIDTH_KEYS), _positive(sources, HEADS_KEYS)
+            width, heads = _hint(sources, WIDTH_KEYS), _hint(sources, HEADS_KEYS)
             head_dim = width // heads if width and heads else None
-        return Hints(_positive([self.decoder, *sources], KV_HEADS_KEYS), head_dim, names)
+        return Hints(_hint([self.decoder, *sources], KV_HEADS_KEYS), head_dim, names)
 
     @property
     def file_name(self) -> str:
@@ -117,6 +117,14 @@ def _token_ids(sources: list[dict[str, Any]], key: str) -> tuple[int, ...]:
             raise CorruptData(f"{key} must be a token id or a list of them, got {value!r:.80}")
         return tuple(ids)
     return ()
+
+
+def _hint(sources: list[dict[str, Any]], keys: tuple[str, ...]) -> int | None:
+    """As `_positive`; None for what is no one number, as where a family lists a number for each layer."""
+    try:
+        return _positive(sources, keys)
+    except CorruptData:
+        return None
 
 
 def _positive(sources: list[dict[str, Any]], keys: tuple[str, ...]) -> int | None:

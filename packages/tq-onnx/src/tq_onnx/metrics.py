@@ -1,5 +1,6 @@
 """What a quantized cache does to the predictions, as pure functions of logits; all sums in float64."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 F64 = NDArray[np.float64]
 
 TOP: Final = 5
+LARGEST_SURPRISE: Final = 300.0  # nats in the mean; the squares of exp of more, over seeds, leave float64
 
 
 def log_softmax(logits: ArrayLike) -> F64:
@@ -48,9 +50,10 @@ def mean_square(exact: ArrayLike, measured: ArrayLike) -> F64:
     return np.asarray(np.square(difference).mean(axis=-1))
 
 
-def perplexity(surprises: ArrayLike) -> float:
-    """exp of the mean surprise."""
-    return float(np.exp(np.mean(np.asarray(surprises, np.float64))))
+def perplexity(surprises: ArrayLike) -> float | None:
+    """exp of the mean surprise; None where that is beyond measure, as with logits of thousands."""
+    mean = float(np.mean(np.asarray(surprises, np.float64)))
+    return math.exp(mean) if mean <= LARGEST_SURPRISE else None
 
 
 def first_divergence(agrees: NDArray[np.bool_]) -> float | None:

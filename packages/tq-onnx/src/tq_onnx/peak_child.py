@@ -16,7 +16,7 @@ CLEAR: Final = Path("/proc/self/clear_refs")
 
 def decode(task: dict[str, Any]) -> dict[str, int]:
     """The child's work."""
-    bundle = Bundle.open(Path(task["folder"]), variant=task["variant"], threads=task["threads"] or 0)
+    bundle = Bundle.open(Path(task["folder"]), variant=task["variant"], threads=task["threads"])
     ids = np.array(task["tokens"], np.int64)
     runner = DecoderRunner(
         bundle,

@@ -47,11 +47,12 @@ def peak_memory(
         "policy": policy,
         "mode": mode,
         "seed": seed,
-        "threads": threads,
+        "threads": bundle.threads if threads is None else threads,
         "backend": backend,
     }
+    # -P: modules must not come from the working directory, which may be a bundle of a stranger
     child = subprocess.run(
-        [sys.executable, "-m", "tq_onnx.peak_child"],
+        [sys.executable, "-P", "-m", "tq_onnx.peak_child"],
         input=json.dumps(task),
         capture_output=True,
         text=True,

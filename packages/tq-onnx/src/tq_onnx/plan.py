@@ -67,17 +67,29 @@ def plan_of(bundle: Bundle, windows: Windows, batch: int, free_tokens: int, thre
             f"{free_tokens} free tokens behind prompts of {windows.score_from} exceed the model's context of {room}"
         )
     vocabulary = vocabulary_of(bundle, threads)
-    if windows.ids.max() >= vocabulary:
-        raise InvalidText(
-            f"the tokenizer of {bundle.folder.name} gives token {windows.ids.max()}, its model knows {vocabulary} "
-            "tokens only; the two do not belong together"
-        )
+    check_known(windows.ids, bundle, vocabulary)
     count, length = windows.ids.shape
     fitting = max(1, LARGEST_REFERENCE_BYTES // ((length - windows.score_from) * vocabulary * 4))
     group = bundle.signature.fixed_batch or min(batch, count, fitting)
     if count % group and bundle.signature.fixed_batch:
         raise InvalidSpec(f"the graph runs a batch of {group} only; windows must be a multiple of it, got {count}")
     return Plan(windows, group, vocabulary, free_tokens)
+
+
+def check_known(ids: Ids, bundle: Bundle, vocabulary: int) -> None:
+    """InvalidText, which says who is to blame, for tokens that the model does not know."""
+    if ids.max() < vocabulary:
+        return
+    name, start = bundle.folder.name, bundle.start_token
+    if start is not None and start >= vocabulary:
+        raise InvalidText(
+            f"the configs of {name} say that bos_token_id is {start}, its model knows {vocabulary} tokens only; "
+            "correct the entry or take it out"
+        )
+    raise InvalidText(
+        f"the tokenizer of {name} gives token {ids.max()}, its model knows {vocabulary} tokens only; the two do not "
+        "belong together"
+    )
 
 
 def vocabulary_of(bundle: Bundle, threads: int | None) -> int:

@@ -67,7 +67,7 @@ class Row:
             f"{figures['cache_bytes']:,.0f}",
             f"{figures['exact_bytes']:,.0f}",
             f"{ratio:.2f}",
-            f"{figures['perplexity']:.3f}",
+            "-" if figures["perplexity"] is None else f"{figures['perplexity']:.3f}",
             _small(figures["kl_mean"]),
             _small(figures.get("kl_ci95")),
             _small(figures["kl_p99"]),

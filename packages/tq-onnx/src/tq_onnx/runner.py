@@ -219,5 +219,5 @@ def _mode(mode: str | None, policy: object) -> str:
 
 def _count(value: int, name: str, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 31:
-        raise InvalidSpec(f"{name} must be a whole number of {low} or more, got {value!r}")
+        raise InvalidSpec(f"{name} must be a whole number of {low} or more and below 2**31, got {value!r:.80}")
     return value

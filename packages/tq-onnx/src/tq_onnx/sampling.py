@@ -74,6 +74,6 @@ def _number(value: Any, name: str, low: float, high: float) -> float:
 
 
 def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise InvalidSpec(f"{name} must be a whole number of 0 or more, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise InvalidSpec(f"{name} must be a whole number in 0..2**64-1, got {value!r:.80}")
     return value
