@@ -94,12 +94,13 @@ class PackedTokens:
         if not tokens:
             return
         arguments: list[Any] = []
+        keep = self._captured if device.capturing else None
         for one, plan, packed, scales in zip(fresh, self._plans, self._packed, self._scales, strict=True):
             one = xp.ascontiguousarray(one).reshape(-1, plan.dim)
-            rows, row_scales, _ = encode(device, plan, one)
+            rows, row_scales, _ = encode(device, plan, one, keep)
             arguments += [rows, row_scales, packed, scales, np.int32(plan.row_bytes)]
-            if device.capturing:
-                self._captured += [one, rows, row_scales]
+            if keep is not None:
+                keep += [one, rows, row_scales]
         dtype, capacity = np.int32(DTYPES[str(self._scales[0].dtype)]), np.int64(self.capacity)
         module = device.module("append")
         module.launch("tq_place", (tokens, self.lanes), 128, (*arguments, dtype, capacity, self.length))
