@@ -11,7 +11,7 @@ from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch, TurboQuantE
 from tq_core.numpy_backend import NumpyBackend
 from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.backend import GpuBackend
-from tq_kernels_gpu.errors import CapacityExceeded
+from tq_kernels_gpu.errors import CapacityExceeded, NotUploaded
 from tq_kernels_gpu.packed_tokens import PackedTokens
 
 NUMPY = NumpyBackend()
@@ -150,12 +150,26 @@ def test_no_array_that_a_captured_step_made_is_given_back(shim, plan, accuracy):
     store = PackedTokens(plan, plan, GpuBackend(device), 2, 100, accuracy=accuracy)
     keys, queries = (RNG.standard_normal((2, *shape, plan.dim)).astype(np.float32) for shape in ((3,), (1, 1)))
     store.append(keys, keys)
+    store.attend(queries, scale=0.1)
     device.capturing, device.xp = True, Recording()
     store.append(keys, keys)
     found = store.attend(queries, scale=0.1)
     assert found.values.shape == queries.shape
     assert len(made) > 6
     assert all(array() is not None for array in made)
+
+
+def test_what_tables_a_graph_would_upload_is_refused(shim):
+    device = shim.ShimDevice()
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 100)
+    device.capturing = True
+    with pytest.raises(NotUploaded, match="make the same call once before capturing"):
+        store.append(*tokens_of(1))
+    assert store.claimed == 0
+    device.capturing = False
+    store.append(*tokens_of(1))
+    device.capturing = True
+    store.append(*tokens_of(1))
 
 
 def test_a_claim_counts_what_replays_append(device):
@@ -197,6 +211,7 @@ def test_a_captured_step_appends_and_attends_at_every_replay(gpu):
     captured, eager = (PackedTokens(KEYS, VALUES, GpuBackend(gpu), 2, 100) for _ in range(2))
     keys, values = (gpu.asarray(one) for one in tokens_of(1))
     queries = gpu.asarray(RNG.standard_normal((2, 4, 1, 64)).astype(np.float32))
+    gpu.wait()  # the other stream does not
     with cupy.cuda.Stream(non_blocking=True) as stream:
         for store in (captured, eager):  # also compiles, and leaves memory in the pool
             store.append(keys, values)

@@ -84,6 +84,10 @@ class CupyDevice:
         """As device.Device: of cupy's current stream."""
         return bool(self.xp.cuda.get_current_stream().is_capturing())
 
+    def wait(self) -> None:
+        """As device.Device: of cupy's current stream."""
+        self.xp.cuda.get_current_stream().synchronize()
+
     def module(self, name: str) -> CupyModule:
         """As device.Device; compiled at first use (tq_kernels_gpu.compiled), loaded once for this object."""
         with self._lock:

@@ -112,6 +112,9 @@ class ShimDevice:
         self._folder = folder or Path(tempfile.gettempdir()) / f"tq-kernels-gpu-shim-{os.getuid()}"
         self._modules = {}
 
+    def wait(self):
+        """As device.Device: a launch is done when it returns."""
+
     def module(self, name):
         """As device.Device."""
         if name not in self._modules:

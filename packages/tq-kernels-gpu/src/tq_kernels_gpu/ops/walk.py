@@ -19,8 +19,8 @@ TILE_VALUES: Final = 1 << 26  # coordinates encoded at once: what lies rotated b
 def walk(device: Device, plan: TrellisPlan, x: Array, keep: list[Any] | None = None) -> tuple[Array, Array]:
     """Packed rows (rows, plan.row_bytes) uint8 and scales (rows,) float32; to the bit as tq_core's `numpy`.
 
-    Input, errors and `keep` are those of ops.encode.encode. Norm and rotation are launches of their own: the walk is far
-    longer than both, and what registers they need would leave it fewer blocks a processor.
+    Input, errors and `keep` are those of ops.encode.encode. Norm and rotation are launches of their own: the walk is
+    far longer than both, and what registers they need would leave it fewer blocks a processor.
     """
     if x.ndim != 2 or x.shape[1] != plan.dim:
         raise ShapeMismatch(f"rows to encode must be (rows, {plan.dim}), got {x.shape}")
