@@ -44,6 +44,12 @@ def test_blocks_share_many_rows(device, bits):
     _check(device, scalar_plan(64, bits), (1, 2, 17), times=40)
 
 
+def test_more_sums_than_a_grid_takes_are_several_launches(device, monkeypatch):
+    monkeypatch.setattr("tq_kernels_gpu.ops.combine.MOST_ACROSS", 1)
+    for plan in (scalar_plan(64, 4), scalar_plan(64, 3, sketch=Sketch(64, 64, "hadamard", 5))):
+        _check(device, plan, (8, 9, 17))
+
+
 def test_sums_of_no_rows_are_zero_and_no_sums_are_none(device):
     plan, backend = scalar_plan(64, 4), GpuBackend(device)
     packed, scales, _ = NUMPY.encode(plan, samples(64))

@@ -10,7 +10,7 @@ import pytest
 from tq_core.errors import BackendUnavailable
 from tq_kernels_gpu import compiled as compiled_module
 from tq_kernels_gpu import sources
-from tq_kernels_gpu.compiled import compiled, target
+from tq_kernels_gpu.compiled import compiled, nvrtc_version, target
 from tq_kernels_gpu.cupy_device import CupyDevice
 
 
@@ -163,3 +163,25 @@ def test_a_launch_hands_cupy_the_file_null_pointers_and_the_shared_memory(cache)
     assert args[1].dtype == np.uint64
     assert kernel.max_dynamic_shared_size_bytes == 232448 - 512
     assert [os.path.basename(path).split("-")[:2] for path in loaded] == [["rotate", "sm_90"]]
+
+
+def test_an_nvrtc_that_cupy_does_not_look_for_is_loaded_from_its_wheel(tmp_path, monkeypatch):
+    loaded = []
+
+    class Blind(Nvrtc):
+        def getVersion(self):  # noqa: N802
+            if not loaded:
+                raise RuntimeError("CuPy failed to load libnvrtc.so.13")
+            return (13, 2)
+
+    library = tmp_path / "cu13" / "lib" / "libnvrtc.so.13"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(compiled_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="failed to load"):
+        nvrtc_version(Blind())
+    monkeypatch.setattr(compiled_module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(compiled_module.ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    assert nvrtc_version(Blind()) == (13, 2)
+    assert loaded == [str(library)]

@@ -1,4 +1,7 @@
-"""No kernel reads or writes outside the arrays that it is given: pages without access lie on either side of them."""
+"""No kernel reads or writes outside the arrays that it is given, or at an address that its loads cannot have.
+
+Pages without access lie on either side of the arrays, and a sanitizer looks at addresses.
+"""
 
 import os
 import subprocess
@@ -30,3 +33,9 @@ def test_what_touches_a_fence_ends(shim, side):
     done = _run(side, "touch")
     assert done.returncode < 0
     assert "Segmentation fault" in done.stderr
+
+
+def test_a_load_from_a_misaligned_address_ends(shim):
+    done = _run("behind", "misalign")
+    assert done.returncode != 0
+    assert "load of misaligned address" in done.stderr

@@ -25,6 +25,7 @@ def test_the_label_names_the_device(gpu):
 def test_operations_run_on_the_current_stream(gpu):
     plan, cupy = scalar_plan(128, 4), gpu.xp
     x = gpu.asarray(samples(128))
+    gpu.wait()  # the other stream does not
     with cupy.cuda.Stream(non_blocking=True) as stream:
         packed, scales, _ = encode(gpu, plan, x)
         rows = decode(gpu, plan, packed, scales, None)
@@ -41,7 +42,7 @@ def test_decoding_into_a_buffer_is_captured_by_a_graph(gpu):
     decode(gpu, plan, packed, scales, None, out=out)  # compiles, uploads tables
     out[...] = 0
     stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.get_current_stream().synchronize()
+    gpu.wait()
     with stream:
         stream.begin_capture()
         decode(gpu, plan, packed, scales, None, out=out)

@@ -1,15 +1,17 @@
 """Tokens appended at a length that only the device knows, and attended there."""
 
+import weakref
+
 import numpy as np
 import pytest
 from attention_oracle import relative
-from gpu_plans import same_bits, scalar_plan
+from gpu_plans import same_bits, scalar_plan, trellis_plan
 
 from tq_core.errors import InvalidDtype, InvalidSpec, ShapeMismatch, TurboQuantError
 from tq_core.numpy_backend import NumpyBackend
 from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.backend import GpuBackend
-from tq_kernels_gpu.errors import CapacityExceeded
+from tq_kernels_gpu.errors import CapacityExceeded, NotUploaded
 from tq_kernels_gpu.packed_tokens import PackedTokens
 
 NUMPY = NumpyBackend()
@@ -129,6 +131,47 @@ def test_a_captured_call_looks_at_the_whole_capacity_and_keeps_its_scratch(shim)
     assert len(store._captured) > scratch
 
 
+@pytest.mark.parametrize("accuracy", ["exact", "integer"])
+@pytest.mark.parametrize("plan", [scalar_plan(64, 4), trellis_plan(64, 2, 256), trellis_plan(100, 4, 1024)])
+def test_no_array_that_a_captured_step_made_is_given_back(shim, plan, accuracy):
+    """Its memory would be another's by the time the graph writes there again."""
+    made = []
+
+    class Recording:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def empty(self, *given):
+            array = np.empty(*given)
+            made.append(weakref.ref(array))
+            return array
+
+    device = shim.ShimDevice()
+    store = PackedTokens(plan, plan, GpuBackend(device), 2, 100, accuracy=accuracy)
+    keys, queries = (RNG.standard_normal((2, *shape, plan.dim)).astype(np.float32) for shape in ((3,), (1, 1)))
+    store.append(keys, keys)
+    store.attend(queries, scale=0.1)
+    device.capturing, device.xp = True, Recording()
+    store.append(keys, keys)
+    found = store.attend(queries, scale=0.1)
+    assert found.values.shape == queries.shape
+    assert len(made) > 6
+    assert all(array() is not None for array in made)
+
+
+def test_what_tables_a_graph_would_upload_is_refused(shim):
+    device = shim.ShimDevice()
+    store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 100)
+    device.capturing = True
+    with pytest.raises(NotUploaded, match="make the same call once before capturing"):
+        store.append(*tokens_of(1))
+    assert store.claimed == 0
+    device.capturing = False
+    store.append(*tokens_of(1))
+    device.capturing = True
+    store.append(*tokens_of(1))
+
+
 def test_a_claim_counts_what_replays_append(device):
     store = PackedTokens(KEYS, VALUES, GpuBackend(device), 2, 10)
     store.claim(6)
@@ -168,6 +211,7 @@ def test_a_captured_step_appends_and_attends_at_every_replay(gpu):
     captured, eager = (PackedTokens(KEYS, VALUES, GpuBackend(gpu), 2, 100) for _ in range(2))
     keys, values = (gpu.asarray(one) for one in tokens_of(1))
     queries = gpu.asarray(RNG.standard_normal((2, 4, 1, 64)).astype(np.float32))
+    gpu.wait()  # the other stream does not
     with cupy.cuda.Stream(non_blocking=True) as stream:
         for store in (captured, eager):  # also compiles, and leaves memory in the pool
             store.append(keys, values)

@@ -30,6 +30,12 @@ PLANS += [_sketched(dim, bits) for dim in (64, 128) for bits in (1, 2, 3, 4)]
 NAMES = [f"{p.dim}-{p.codebook.bits}{'-sketch' if p.sketch else ''}" for p in PLANS]
 
 
+def test_no_queries_have_no_scores(device):
+    for plan in (scalar_plan(64, 4), _sketched(64, 2)):
+        rows, queries = NUMPY.encode(plan, samples(64)), np.empty((0, 64), np.float32)
+        assert GpuBackend(device).scores(plan, *rows, queries, accuracy="int8").shape == (0, len(samples(64)))
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=NAMES)
 def test_what_they_add_is_little_beside_the_quantization_error(device, plan):
     x, rows = _rows(plan)

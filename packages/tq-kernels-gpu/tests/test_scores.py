@@ -54,6 +54,14 @@ def test_sketches_add_their_part(device, dim, kind):
         _check(device, scalar_plan(dim, bits, sketch=Sketch(dim, dim, kind, 5)))
 
 
+def test_more_queries_than_a_grid_takes_are_several_launches(device, monkeypatch):
+    plan = scalar_plan(64, 3, sketch=Sketch(64, 64, "hadamard", 5))
+    rows, queries = NUMPY.encode(plan, samples(64)), np.concatenate([samples(64, seed) for seed in range(1, 7)])[:130]
+    at_once = GpuBackend(device).scores(plan, *rows, queries)
+    monkeypatch.setattr("tq_kernels_gpu.ops.scores.MOST_ACROSS", 1)
+    np.testing.assert_array_equal(GpuBackend(device).scores(plan, *rows, queries), at_once)
+
+
 def test_a_query_scores_the_same_in_whatever_company(device):
     plan = scalar_plan(128, 3, sketch=Sketch(128, 128, "hadamard", 5))
     rows, queries = NUMPY.encode(plan, samples(128)), samples(128, 1)[:FEW]

@@ -151,6 +151,12 @@ def test_arguments_of_another_size_are_reported(probes):
         probes.launch("tq_counts", 1, 32, (np.zeros(1, np.int32), np.zeros(1, np.int32), np.int64(1)))
 
 
+@pytest.mark.parametrize("grid", [0, (1, 0), (2**31, 1), (1, 65536), (1, 1, 65536)])
+def test_grids_that_no_device_launches_are_reported(probes, grid):
+    with pytest.raises(AssertionError, match="no device launches a grid of"):
+        probes.launch("tq_overruns", grid, 32, (np.zeros(1, np.int32),), shared=128)
+
+
 def test_float16_converts_as_numpys(probes):
     halves, wide, back = (
         np.arange(1 << 16, dtype=np.uint16),

@@ -8,6 +8,7 @@ import numpy as np
 from tq_core.errors import InvalidDtype, InvalidSpec, NotFinite, ShapeMismatch
 from tq_core.registry import Plan
 from tq_kernels_gpu.device import Array, Device
+from tq_kernels_gpu.layout import MOST_ACROSS
 from tq_kernels_gpu.ops.attend import Sight, Stored, attend
 from tq_kernels_gpu.ops.rotate import rotate, unrotate
 from tq_kernels_gpu.readers import Reader, reader
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tq_kernels_gpu.backend import GpuBackend
 
 ACCURACIES: Final = ("exact", "mixed", "integer")
-MOST_LANES: Final = 65535  # blocks of a grid's last two dimensions
+MOST_LANES: Final = MOST_ACROSS
 MOST_TOKENS: Final = 2**31 - 2**16  # of a lane: kernels count them in int32, whole tiles included
 
 

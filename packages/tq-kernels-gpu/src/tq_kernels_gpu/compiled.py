@@ -4,9 +4,12 @@ Not compiled through cupy.RawModule: cupy adds `-ftz=true` behind any options (c
 float32 numbers below 1e-38 would then be zero, scales and decoded coordinates among them, where numpy has them.
 """
 
+import ctypes
 import hashlib
+import importlib.util
 import os
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +36,29 @@ def target(supported: tuple[int, ...], capability: int) -> tuple[str, str]:
             "use [cuda12]",
         )
     return f"compute_{max(older)}", "ptx"
+
+
+def nvrtc_version(nvrtc: Any) -> tuple[int, int]:
+    """The version of cupy's NVRTC, or the RuntimeError of a cupy that finds none.
+
+    cupy before version 14 does not look where pip installs it, but does find a library that is loaded already.
+    """
+    try:
+        found: tuple[int, int] = nvrtc.getVersion()
+    except RuntimeError:
+        for library in _installed():
+            with suppress(OSError):
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        found = nvrtc.getVersion()
+    return found
+
+
+def _installed() -> list[Path]:
+    """NVRTC of the wheels nvidia-cuda-nvrtc (CUDA 13) and nvidia-cuda-nvrtc-cu12."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    places = ("cu13/lib", "cuda_nvrtc/lib")
+    return [path for folder in folders for place in places for path in Path(folder, place).glob("libnvrtc.so.*")]
 
 
 def compiled(nvrtc: Any, module: str, capability: int) -> Path:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tq_core.device import is_on_device
 from tq_core.errors import BackendUnavailable, InvalidDtype, WrongDevice
-from tq_kernels_gpu.compiled import compiled
+from tq_kernels_gpu.compiled import compiled, nvrtc_version
 from tq_kernels_gpu.device import Argument, Array, Size
 
 OLDEST: Final = 75  # sm_75: the oldest that both CUDA 12 and 13 compile for
@@ -73,7 +73,7 @@ class CupyDevice:
             name, found = properties["name"].decode(), capability(properties)
             raise BackendUnavailable("gpu", f"{name} is sm_{found}, the kernels need sm_{OLDEST} or later")
         try:
-            cupy.cuda.nvrtc.getVersion()
+            nvrtc_version(cupy.cuda.nvrtc)
         except RuntimeError as error:
             hint = "pip install nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
             raise BackendUnavailable("gpu", f"cupy finds no NVRTC: {error}", hint) from error
@@ -83,6 +83,10 @@ class CupyDevice:
     def capturing(self) -> bool:
         """As device.Device: of cupy's current stream."""
         return bool(self.xp.cuda.get_current_stream().is_capturing())
+
+    def wait(self) -> None:
+        """As device.Device: of cupy's current stream."""
+        self.xp.cuda.get_current_stream().synchronize()
 
     def module(self, name: str) -> CupyModule:
         """As device.Device; compiled at first use (tq_kernels_gpu.compiled), loaded once for this object."""

@@ -31,5 +31,8 @@ class Device(tq_core.device.Device, Protocol):
     def capturing(self) -> bool:
         """Whether what is launched now becomes part of a graph, to be run later and more than once."""
 
+    def wait(self) -> None:
+        """Wait for all that was launched on the current stream."""
+
     def module(self, name: str) -> Module:
         """The module of that name (tq_kernels_gpu.sources), compiled at first use."""

@@ -13,6 +13,7 @@ FEWEST_THREADS: Final = 32  # a warp
 MOST_THREADS: Final = 256  # __launch_bounds__ of the kernels that hold a row
 BLOCKS_A_PROCESSOR: Final = 32  # the most that a processor can hold
 WARP_DIMS: Final = (64, 128, 256, 512)  # rotated in the registers of one warp: kernels/warp_rotation.cuh
+MOST_ACROSS: Final = 65535  # blocks of a grid's second and third dimension
 SCRATCH_BLOCKS: Final = 64  # rows too long for shared memory are few: bounds what they take in global memory
 
 

@@ -72,12 +72,15 @@ class PackedTokens:
     def claim(self, tokens: int) -> None:
         """Count `tokens` as appended, as must be done before a replay; CapacityExceeded, and nothing counted, if they
         could exceed the capacity."""
+        self._require_room(tokens)
+        self.claimed += tokens
+
+    def _require_room(self, tokens: int) -> None:
         if self.claimed + tokens > self.capacity:
             raise CapacityExceeded(
                 f"{tokens} more tokens after {self.claimed} exceed the capacity of {self.capacity}; "
                 f"reserve more, or clear()"
             )
-        self.claimed += tokens
 
     def append(self, keys: Array, values: Array) -> None:
         """Encode keys and values (lanes, n, dim) behind the tokens held; the bits that `encode` gives.
@@ -90,18 +93,20 @@ class PackedTokens:
         tokens = fresh[0].shape[1] if fresh[0].ndim == 3 else 0
         for name, one, plan in zip(("keys", "values"), fresh, self._plans, strict=True):
             self._check(name, one, (self.lanes, tokens, plan.dim))
-        self.claim(tokens)
+        self._require_room(tokens)
         if not tokens:
             return
         arguments: list[Any] = []
+        keep = self._captured if device.capturing else None
         for one, plan, packed, scales in zip(fresh, self._plans, self._packed, self._scales, strict=True):
             one = xp.ascontiguousarray(one).reshape(-1, plan.dim)
-            rows, row_scales, _ = encode(device, plan, one)
+            rows, row_scales, _ = encode(device, plan, one, keep)
             arguments += [rows, row_scales, packed, scales, np.int32(plan.row_bytes)]
-            if device.capturing:
-                self._captured += [one, rows, row_scales]
+            if keep is not None:
+                keep += [one, rows, row_scales]
         dtype, capacity = np.int32(DTYPES[str(self._scales[0].dtype)]), np.int64(self.capacity)
         module = device.module("append")
+        self.claimed += tokens
         module.launch("tq_place", (tokens, self.lanes), 128, (*arguments, dtype, capacity, self.length))
         module.launch("tq_advance", 1, 32, (self.length, np.int64(tokens), capacity))
 

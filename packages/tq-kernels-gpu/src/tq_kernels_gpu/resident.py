@@ -24,6 +24,10 @@ class Resident:
         """As device.Device."""
         return self._device.capturing
 
+    def wait(self) -> None:
+        """As device.Device."""
+        self._device.wait()
+
     def module(self, name: str) -> Module:
         """As device.Device."""
         return self._device.module(name)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_core.rotation import Rotation
 from tq_kernels_gpu.device import Argument, Array, Device
+from tq_kernels_gpu.errors import NotUploaded
 
 
 class RotationTables(NamedTuple):
@@ -36,16 +37,31 @@ class RotationTables(NamedTuple):
 
 
 class Kept:
-    """What was uploaded for one device: made at first use, by an owner that keeps it alive and a key."""
+    """What was uploaded for one device: made at first use, by an owner that keeps it alive and a key.
 
-    def __init__(self) -> None:
+    It is there when it is kept: whoever takes it may launch on another stream, which waits for no upload.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = ref(device)  # its key in _kept: to hold it would be to hold it forever
         self._of_owner: WeakKeyDictionary[object, dict[object, Any]] = WeakKeyDictionary()
 
     def get(self, owner: object, key: object, make: Callable[[], Any]) -> Any:
-        """The object of `owner` and `key`; threads that ask at once may each make it, and one copy stays."""
+        """The object of `owner` and `key`; threads that ask at once may each make it, and one copy stays.
+
+        NotUploaded where it would be made by a graph that is being captured, and so not before that runs.
+        """
         held = self._of_owner.setdefault(owner, {})
         found = held.get(key)
-        return held.setdefault(key, make()) if found is None else found
+        if found is not None:
+            return found
+        device = self._device()
+        assert device is not None  # its caller holds it
+        if device.capturing:
+            raise NotUploaded("a graph cannot capture the upload of tables; make the same call once before capturing")
+        made = make()
+        device.wait()
+        return held.setdefault(key, made)
 
 
 _kept: WeakKeyDictionary[Device, Kept] = WeakKeyDictionary()
@@ -53,7 +69,8 @@ _kept: WeakKeyDictionary[Device, Kept] = WeakKeyDictionary()
 
 def kept(device: Device) -> Kept:
     """What was uploaded for that device."""
-    return _kept.setdefault(device, Kept())
+    found = _kept.get(device)
+    return _kept.setdefault(device, Kept(device)) if found is None else found
 
 
 def rotation_tables(device: Device, rotation: Rotation) -> RotationTables:

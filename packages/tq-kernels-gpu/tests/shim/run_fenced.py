@@ -1,10 +1,16 @@
-"""Every operation on a FencedDevice, in a process that may end at once: `run_fenced.py behind|before run|touch`."""
+"""Every operation on a FencedDevice, in a process that may end at once: `run_fenced.py behind|before WHAT`.
+
+Arrays behind which a fence lies begin at any address, and kernels are compiled to end the process where they load or
+store a number at an address that is no multiple of its size, which a device refuses, shift by more bits than there
+are, or overflow.
+"""
 
 import ctypes
 import faulthandler
 import sys
 
 import numpy as np
+import shim_device
 from fenced_device import FencedDevice, fenced
 from gpu_plans import WIDTHS, scalar_plan
 
@@ -14,7 +20,14 @@ from tq_core.sketch import Sketch
 from tq_core.testing import samples
 from tq_core.trellis_plan import TrellisPlan
 from tq_core.trellis_table import trellis
+from tq_kernels_gpu import sources
+from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.backend import GpuBackend
+
+SANITIZED = ("-fsanitize=alignment,shift,signed-integer-overflow", "-fno-sanitize-recover=all")
+MISALIGNED = """
+extern "C" __global__ void tq_probe(const unsigned char* in, unsigned* out) { out[0] = *(const unsigned*)in; }
+"""
 
 
 def _plans():
@@ -48,18 +61,41 @@ def _run(backend, plan):
         backend.unsketch(plan.sketch, backend.sketch(plan.sketch, integers))
 
 
+def _attend(backend, plan, side):
+    """The attention kernels take addresses of packed rows: these arrays are fenced themselves."""
+    tokens = 3 * 24 + 5
+    packed, scales, _ = NumpyBackend().encode(plan, np.concatenate([samples(plan.dim)] * 4)[:tokens])
+    for dtype in ("float16", "float32"):
+        with np.errstate(over="ignore"):
+            narrow = np.nan_to_num(scales.astype(dtype), posinf=1)
+        stored = fenced(packed[None], side), fenced(narrow[None], side)
+        for accuracy in ("exact", "integer"):
+            attention = PackedAttention(plan, plan, backend, accuracy=accuracy)
+            for heads in (1, 9):
+                queries = samples(plan.dim, 1)[None, :heads, None, :]
+                attention.attend(*stored, *stored, np.nan_to_num(queries).copy(), scale=0.1)
+
+
 def main(side, what):
-    """Ends by a signal where a kernel, or with `what` = "touch" this function, touches what it was not given."""
+    """Ends early where a kernel does what it must not; "touch" and "misalign" do so, "run" is every operation."""
     faulthandler.enable()
+    shim_device.FLAGS += SANITIZED
     if what == "touch":
         array = fenced(np.zeros(4, np.uint8), side)
         ctypes.string_at(array.ctypes.data + (4 if side == "behind" else -1), 1)
         return
-    backend = GpuBackend(FencedDevice(side))
+    device = FencedDevice(side)
+    if what == "misalign":
+        sources.source, sources.kernels = lambda module: MISALIGNED, lambda module: ("tq_probe",)
+        device.module("probe").launch("tq_probe", 1, 1, (np.zeros(5, np.uint8), np.zeros(1, np.uint32)))
+        return
+    backend = GpuBackend(device)
     for plan in _plans():
         sys.stdout.write(f"{type(plan).__name__} of dim {plan.dim}, {plan.codebook.bits} bits, sketch {plan.sketch}\n")
         sys.stdout.flush()
         _run(backend, plan)
+        if plan.sketch is None and plan.codebook.bits == int(plan.codebook.bits):
+            _attend(backend, plan, side)
     sys.stdout.write("all operations\n")
 
 

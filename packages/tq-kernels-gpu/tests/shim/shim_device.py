@@ -22,6 +22,7 @@ FAILURES = {
     4: "a thread wrote behind the shared memory that was asked for",
 }
 HEADER = Path(__file__).with_name("shim.h")
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a CUDA grid; none at all is refused, or by cupy made one
 
 
 def compiler():
@@ -81,13 +82,15 @@ class ShimModule:
         """As device.Module, but done when it returns."""
         held = [_argument(arg) for arg in args]
         given = tuple(ctypes.sizeof(value) for value in held)
+        grid = _three(grid)
+        sizes = tuple(grid)
+        allowed = all(1 <= size <= most for size, most in zip(sizes, MOST_BLOCKS, strict=True))
+        assert allowed, f"{kernel}: no device launches a grid of {sizes}"
         assert given == self._sizes[kernel], f"{kernel} takes parameters of {self._sizes[kernel]} bytes, got {given}"
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
         thunk = ctypes.cast(getattr(self._library, f"tq_thunk_{kernel}"), ctypes.c_void_p)
         with self.lock:
-            code = self._library.tq_launch(
-                thunk, _three(grid), _three(block), pointers, ctypes.c_uint(shared), self._backwards
-            )
+            code = self._library.tq_launch(thunk, grid, _three(block), pointers, ctypes.c_uint(shared), self._backwards)
         assert code == 0, f"{kernel}: {FAILURES[code]}"
 
 
@@ -108,6 +111,9 @@ class ShimDevice:
         self.shared_limit = shared_limit
         self._folder = folder or Path(tempfile.gettempdir()) / f"tq-kernels-gpu-shim-{os.getuid()}"
         self._modules = {}
+
+    def wait(self):
+        """As device.Device: a launch is done when it returns."""
 
     def module(self, name):
         """As device.Device."""

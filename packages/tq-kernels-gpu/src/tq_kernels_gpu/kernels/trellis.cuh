@@ -31,14 +31,15 @@ TQ_DEVICE u64 tq_load_bytes(const u8* from, int available) {
 }
 
 // The bits from bit `dim * BITS - left` of a row on, of which `run` has those within the row: behind its end it goes on at
-// its beginning. A row has 16 bits at least, and the window of its last coordinate goes on for 11 at most.
+// its beginning. A row has 16 bits at least, and the window of its last coordinate goes on for 11 at most. A negative
+// `left`, of what begins behind the row, counts as a great one: shifting by it is undefined.
 TQ_DEVICE u64 tq_around(u64 run, const u8* row, int left) {
-    return left >= TQ_LONGEST ? run : (run & ((1ull << left) - 1)) | (u64)(row[0] | row[1] << 8) << left;
+    return (u32)left >= TQ_LONGEST ? run : (run & ((1ull << left) - 1)) | (u64)(row[0] | row[1] << 8) << left;
 }
 
 // The windows of coordinates 8 * group and following, in the low bits: TQ_MOST_WINDOW bits at least, from which a mask of
-// the code's own takes as many as its windows have. Those of coordinates behind the row are anything; the first is not
-// behind it. `bytes`: of the row, which may lie at any alignment.
+// the code's own takes as many as its windows have. Those of coordinates behind the row are anything. `bytes`: of the
+// row, which may lie at any alignment.
 template <int BITS>
 TQ_DEVICE void tq_windows(const u8* row, int bytes, int dim, int group, u32 (&windows)[8]) {
     constexpr int WIDTH = BITS == 4 ? 4 : BITS == 2 ? 2 : 1;  // bytes of a load: those of a group, where that is one

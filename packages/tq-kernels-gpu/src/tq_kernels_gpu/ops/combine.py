@@ -8,7 +8,7 @@ import numpy as np
 from tq_core.errors import ShapeMismatch
 from tq_core.registry import Plan
 from tq_kernels_gpu.device import Array, Device
-from tq_kernels_gpu.layout import dtype_number
+from tq_kernels_gpu.layout import MOST_ACROSS, dtype_number
 from tq_kernels_gpu.ops.parts import Part, sketch_part, stage_part
 from tq_kernels_gpu.ops.rotate import unrotate
 from tq_kernels_gpu.ops.sketch import unproject
@@ -48,6 +48,9 @@ def _sums(device: Device, part: Part, weights: Array) -> Array:
     xp, (sums, rows) = device.xp, weights.shape
     if not sums or not rows:
         return xp.zeros((sums, part.dim), np.float32)
+    most = MOST_SUMS * MOST_ACROSS
+    if sums > most:
+        return xp.concatenate([_sums(device, part, weights[first : first + most]) for first in range(0, sums, most)])
     groups = math.ceil(part.dim / GROUPS.get(part.format, 8))
     across = min(THREADS, 1 << (groups - 1).bit_length())
     kernel, together = ("tq_combine_one", 1) if sums == 1 else ("tq_combine_many", MOST_SUMS)

@@ -1,6 +1,6 @@
 """Encoding of rows that lie on a device."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,24 +27,25 @@ class Stage(NamedTuple):
     residuals: Array  # (rows, dim) int32, rotated, in units of 1 / 4096
 
 
-def encode(device: Device, plan: Plan, x: Array) -> tuple[Array, Array, Array]:
+def encode(device: Device, plan: Plan, x: Array, keep: list[Any] | None = None) -> tuple[Array, Array, Array]:
     """Packed rows (rows, plan.row_bytes) uint8, scales (rows,) and residual norms (rows,), None without a sketch.
 
     To the bit as tq_core's `numpy`.
 
     x is (rows, dim) float16, float32, float64 or the bits of bfloat16 as uint16. Raises ShapeMismatch and InvalidDtype
     for other arrays, BackendUnavailable for plans that have no kernels. Rows are not checked: a scale that float32
-    cannot hold comes out infinite or NaN.
+    cannot hold comes out infinite or NaN. `keep`: takes the scratch arrays of a plan without a sketch, which a graph
+    that is being captured needs as long as it lives.
     """
     if isinstance(plan, TrellisPlan):
-        return (*walk(device, plan, x), None)
-    stage = first_stage(device, plan, x)
+        return (*walk(device, plan, x, keep), None)
+    stage = first_stage(device, plan, x, keep)
     if plan.sketch is not None:
         write_sketch(device, plan.sketch, stage.residuals, stage.packed, plan.stage_bytes)
     return stage.packed, stage.scales, stage.gammas
 
 
-def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:
+def first_stage(device: Device, plan: ScalarPlan, x: Array, keep: list[Any] | None = None) -> Stage:
     """Codes and scales of rows, and what the sketch of a plan that has one is made of; input and errors as `encode`."""
     if x.ndim != 2 or x.shape[1] != plan.dim:
         raise ShapeMismatch(f"rows to encode must be (rows, {plan.dim}), got {x.shape}")
@@ -75,5 +76,7 @@ def first_stage(device: Device, plan: ScalarPlan, x: Array) -> Stage:
         *tables.arguments(inverse=False),
         launch.scratch,
     )
+    if keep is not None:
+        keep += [x, norms, launch.scratch]
     device.module("encode").launch("tq_encode", launch.grid, launch.block, arguments, shared=launch.shared)
     return stage

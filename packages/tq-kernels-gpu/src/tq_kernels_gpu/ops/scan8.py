@@ -45,15 +45,16 @@ def queries8(device: Device, part: Part, queries: Array) -> Query8:
     xp, count = device.xp, len(queries)
     words = xp.empty((count, part.dim // 4), np.uint32)
     made = Query8(words, xp.empty(count, np.float32), xp.empty(count, np.int32))
-    arguments = (xp.ascontiguousarray(queries), np.int32(part.dim), np.int32(part.format), *made)
-    device.module("scan8").launch("tq_query8", count, THREADS, arguments)
+    if count:  # cupy makes one block of none
+        arguments = (xp.ascontiguousarray(queries), np.int32(part.dim), np.int32(part.format), *made)
+        device.module("scan8").launch("tq_query8", count, THREADS, arguments)
     return made
 
 
 def scan8(
     device: Device, stage: Part, sketch: Part | None, rotated: Array, projected: Array, keeping: Keeping | None
 ) -> Array:
-    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks, keep) uint64; of one query or more."""
+    """Scores (queries, rows) float32, or with `keeping` keys (queries, blocks, keep) uint64."""
     xp, rows, queries = device.xp, len(stage.packed), len(rotated)
     first = queries8(device, stage, rotated)
     second = None if sketch is None else queries8(device, sketch, projected)

@@ -9,7 +9,7 @@ from tq_core.errors import ShapeMismatch
 from tq_core.registry import Plan
 from tq_core.sketch import Sketch
 from tq_kernels_gpu.device import Array, Device
-from tq_kernels_gpu.layout import dtype_number
+from tq_kernels_gpu.layout import MOST_ACROSS, dtype_number
 from tq_kernels_gpu.ops.parts import Part, parts_of_scores, sketch_part
 from tq_kernels_gpu.ops.rotate import rotate
 from tq_kernels_gpu.ops.scan import fits, scan_scores
@@ -111,6 +111,11 @@ def require_queries(queries: Array, dim: int) -> None:
 
 def _products(device: Device, part: Part, queries: Array, out: Array, *, add: bool) -> None:
     count, rows = out.shape
+    most = TILE * MOST_ACROSS
+    if count > most:
+        for first in range(0, count, most):
+            _products(device, part, queries[first : first + most], out[first : first + most], add=add)
+        return
     arguments = (
         *(part.packed, np.int64(rows), np.int32(part.packed.shape[1]), *part.layout()),
         *(device.xp.ascontiguousarray(queries), np.int64(count), np.float32(part.factor), *part.factors()),

@@ -1,6 +1,6 @@
 """Encoding of rows that lie on a device to a trellis code."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from tq_kernels_gpu.trellis_tables import trellis_tables, walk_launch
 TILE_VALUES: Final = 1 << 26  # coordinates encoded at once: what lies rotated beside the rows takes 512 MiB at most
 
 
-def walk(device: Device, plan: TrellisPlan, x: Array) -> tuple[Array, Array]:
+def walk(device: Device, plan: TrellisPlan, x: Array, keep: list[Any] | None = None) -> tuple[Array, Array]:
     """Packed rows (rows, plan.row_bytes) uint8 and scales (rows,) float32; to the bit as tq_core's `numpy`.
 
-    Input and errors are those of ops.encode.encode. Norm and rotation are launches of their own: the walk is far longer
-    than both, and what registers they need would leave it fewer blocks a processor.
+    Input, errors and `keep` are those of ops.encode.encode. Norm and rotation are launches of their own: the walk is
+    far longer than both, and what registers they need would leave it fewer blocks a processor.
     """
     if x.ndim != 2 or x.shape[1] != plan.dim:
         raise ShapeMismatch(f"rows to encode must be (rows, {plan.dim}), got {x.shape}")
@@ -31,11 +31,14 @@ def walk(device: Device, plan: TrellisPlan, x: Array) -> tuple[Array, Array]:
     for start in range(0, len(x), step):
         tile = slice(start, min(start + step, len(x)))
         units, norms = normalize(device, x[tile], strict=plan.strict)
-        _walk_rotated(device, plan, rotate(device, plan.rotation, units), norms, packed[tile], scales[tile])
+        z = rotate(device, plan.rotation, units)
+        scratch = _walk_rotated(device, plan, z, norms, packed[tile], scales[tile])
+        if keep is not None:
+            keep += [units, norms, z, scratch]
     return packed, scales
 
 
-def _walk_rotated(device: Device, plan: TrellisPlan, z: Array, norms: Array, packed: Array, scales: Array) -> None:
+def _walk_rotated(device: Device, plan: TrellisPlan, z: Array, norms: Array, packed: Array, scales: Array) -> Array:
     tables = trellis_tables(device, plan.codebook)
     launch = walk_launch(device, tables, len(z), plan.dim)
     arguments = (
@@ -46,3 +49,4 @@ def _walk_rotated(device: Device, plan: TrellisPlan, z: Array, norms: Array, pac
     )
     module = device.module("trellis_encode")
     module.launch("tq_trellis_encode", launch.grid, launch.block, arguments, shared=launch.shared)
+    return launch.scratch
