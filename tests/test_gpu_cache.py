@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tq_cache import DecoderCache
-from tq_core.errors import BackendUnavailable
-from tq_core.strict_device import installed
+from tq_core.errors import BackendUnavailable, TurboQuantError
+from tq_core.strict_device import installed, waits
 from tq_kernels_gpu.attention import PackedAttention
 from tq_kernels_gpu.backend import GpuBackend
 from tq_kernels_gpu.cupy_device import CupyDevice
@@ -105,3 +105,39 @@ def test_codes_are_attended_to_by_one_kernel_and_nothing_leaves_the_device(devic
     assert getattr(device, "downloads", 0) == downloads
     expected = here.attend(x[:, [0, 0, 1, 1], -2:], 0, causal=True, mask=np.arange(40) > np.zeros((2, 1)))
     np.testing.assert_allclose(device.to_host(found), expected, atol=1e-4 if accuracy == "exact" else 2e-2)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_bad_numbers_pass_through_kernels_and_are_told_as_on_the_host(device, policy, tmp_path):
+    random = np.random.default_rng(5)
+    here, there = (DecoderCache(1, 2, 64, policy, backend=name) for name in ("numpy", "gpu"))
+    x = random.standard_normal((1, 2, 9, 64)).astype(np.float32)
+    here.append(x, -x, 0)
+    there.append(device.asarray(x), device.asarray(-x), 0)
+    for bad in (np.nan, np.inf, 1e30, 1e300):
+        for side in (0, 1):
+            both = random.standard_normal((2, 1, 2, 6, 64)).astype(np.float64 if bad == 1e300 else np.float32)
+            both[side, 0, 1, 3, 7] = bad
+            told = []
+            for cache, put in ((here, np.asarray), (there, device.asarray)):
+                try:
+                    told.append(cache.append(put(both[0]), put(both[1]), 0))
+                except TurboQuantError as error:
+                    told.append(f"{type(error).__name__}: {error}")
+            assert told[0] == told[1]
+    here.save(tmp_path / "here")
+    there.save(tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"accuracy": "integer"}, {"causal": True}, {"softcap": 3.0}])
+def test_a_step_waits_for_the_device_once(device, options):
+    if isinstance(device, CupyDevice):
+        pytest.skip("waits are counted by strict arrays")
+    cache = DecoderCache(1, 2, 64, "k=mse4,v=mse4,sinks=2,window=4", backend="gpu")
+    states, queries = (device.asarray(np.ones((1, heads, 2, 64), np.float16)) for heads in (2, 4))
+    for _ in range(5):
+        before = waits()
+        cache.append(states, states, 0)
+        cache.attend(queries, 0, **options)
+        assert waits() - before == 2

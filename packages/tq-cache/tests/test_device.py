@@ -8,7 +8,7 @@ import pytest
 
 from tq_cache import DecoderCache, MultiHeadKVCache, QuantizedKVCache
 from tq_core import InvalidDtype, NotFinite, OutOfDeviceMemory, ScaleRange, ShapeMismatch, WrongDevice
-from tq_core.strict_device import HostGpu, StrictArray, full_after, installed
+from tq_core.strict_device import HostGpu, StrictArray, full_after, installed, waits
 
 POLICIES = [
     "k=mse4,v=mse4,sinks=2,window=4",
@@ -295,3 +295,167 @@ def test_auto_is_the_host_unless_the_environment_says_otherwise(gpu, monkeypatch
     cache.append(gpu.device.asarray(x), gpu.device.asarray(x), 0)
     with pytest.raises(WrongDevice, match="keys lies on the host"):
         cache.append(x, x, 0)
+
+
+@pytest.mark.parametrize("held", [(1,), (1, 9, 1, 1)])  # the first with all that is learned still to come
+@pytest.mark.parametrize("policy", [*POLICIES, "k=mse4,v=mse4,window=1", "k=mse4,v=int4,sinks=2,window=3,max=9"])
+def test_an_update_that_cannot_decode_appended_nothing(gpu, policy, held, tmp_path):
+    policy, _, most = policy.partition(",max=")
+    pair = Pair(gpu, policy, max_tokens=int(most or 0), capacity=20)
+    for tokens in held:
+        pair.append(tokens)
+    before = pair.snapshots(tmp_path).read_bytes()
+    keys, values = (gpu.device.asarray(pair.vectors(5)) for _ in range(2))
+    pair.there.fork().update(keys, values, 0)  # the tables of codecs are made at first use
+    failed = 0
+    while True:
+        try:
+            with full_after(failed):
+                found = pair.there.update(keys, values, 0)
+            break
+        except OutOfDeviceMemory:
+            failed += 1 + failed // 8  # each of the first, then most
+            pair.there.save(tmp_path / "there", overwrite=True)
+            assert (tmp_path / "there").read_bytes() == before
+    assert failed > 10
+    expected = pair.here.update(gpu.device.to_host(keys), gpu.device.to_host(values), 0)
+    for got, want in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(gpu.device.to_host(got), want)
+    pair.append(2)
+    pair.snapshots(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("policy", [*POLICIES, "k=mse4,v=mse4,kmean=4,sinks=2,window=6,norms=float32"])
+def test_a_call_waits_for_the_device_once(gpu, policy, dtype):
+    pair = Pair(gpu, policy, dtype=dtype_of(dtype))
+    put = gpu.device.asarray
+    keys, values, asked = (put(pair.vectors(tokens, heads)) for tokens, heads in ((5, HEADS), (5, HEADS), (3, 4)))
+    cache = pair.there
+    calls = {
+        "append": lambda: cache.append(keys, values, 0),
+        "append_layers": lambda: cache.append_layers([(keys, values)] * LAYERS),
+        "update": lambda: cache.fork().update(keys, values, 0),
+        "scores": lambda: cache.scores(asked, 0),
+        "attend": lambda: cache.attend(asked, 0, causal=True, fresh=(keys, values)),
+        "tiles": lambda: cache.attend(asked, 0, softcap=3.0, workspace_bytes=1),
+    }
+    for _ in range(3):
+        for name, call in calls.items():
+            before = waits()
+            call()
+            assert waits() - before == 1, name
+    before = waits()
+    cache.keys(1)
+    cache.crop(4)
+    cache.repeat(2)
+    cache.clear()
+    assert waits() == before
+
+
+def test_what_only_seems_too_large_for_a_window_is_looked_at_again(gpu):
+    pair = Pair(gpu, "k=mse4,v=mse4,window=4")
+    keys, values = pair.vectors(3), pair.vectors(3) * np.float32(3000)  # norms that float16 holds, though near its end
+    pair.here.append(keys, values, 0)
+    pair.there.append(gpu.device.asarray(keys), gpu.device.asarray(values), 0)
+    assert pair.there.get_seq_length(0) == 3
+    values[1, 1, 2] *= 100
+    with pytest.raises(ScaleRange) as expected:
+        pair.here.append(keys, values, 0)
+    with pytest.raises(ScaleRange) as found:
+        pair.there.append(gpu.device.asarray(keys), gpu.device.asarray(values), 0)
+    assert str(found.value) == str(expected.value)
+
+
+ODD = [  # what is bad in keys and in values, and whether the call attends
+    (np.nan, 1.0),
+    (1.0, np.inf),
+    (np.nan, np.nan),
+    (1e30, 1.0),
+    (1.0, -1e30),
+    (1e30, np.nan),
+]
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "k=mse4,v=mse4,kmean=2,sinks=3,window=8"])
+@pytest.mark.parametrize(("first", "second"), ODD)
+def test_bad_numbers_are_told_as_on_the_host(gpu, policy, first, second, tmp_path):
+    pair = Pair(gpu, policy)
+    pair.append(5)
+    before = pair.snapshots(tmp_path).read_bytes()
+    keys, values, asked = pair.vectors(3), pair.vectors(3), pair.vectors(2)
+    keys[1, 1, 2, 7] *= first
+    values[0, 1, 2, 5] *= second
+    asked[1, 0, 1, 3] *= first
+    put = gpu.device.asarray
+    for here, there in (
+        (lambda: pair.here.append(keys, values, 1), lambda: pair.there.append(put(keys), put(values), 1)),
+        (lambda: pair.here.update(keys, values, 0), lambda: pair.there.update(put(keys), put(values), 0)),
+        (lambda: pair.here.attend(asked, 0), lambda: pair.there.attend(put(asked), 0)),
+        (lambda: pair.here.scores(asked, 0), lambda: pair.there.scores(put(asked), 0)),
+        (
+            lambda: pair.here.attend(np.abs(asked) < 9, 0),
+            lambda: pair.there.attend(put(np.abs(asked) < 9), 0),
+        ),
+    ):
+        told = []
+        kept = pair.here.fork(), pair.there.fork()
+        for call in (here, there):
+            try:
+                call()
+                told.append("nothing")
+            except (NotFinite, ScaleRange, InvalidDtype) as error:
+                told.append(f"{type(error).__name__}: {error}")
+        assert told[0] == told[1]
+        if told[0] != "nothing":
+            assert pair.snapshots(tmp_path).read_bytes() == before
+        pair.here, pair.there = kept
+
+
+def state(cache, path):
+    cache.save(path, overwrite=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("origin", "capacity"), [("made", 0), ("made", 30), ("loaded", 0)])
+@pytest.mark.parametrize("policy", POLICIES[::3])
+def test_wherever_a_device_is_full_the_error_is_typed_and_nothing_has_changed(gpu, policy, origin, capacity, tmp_path):
+    pair = Pair(gpu, policy, capacity=capacity)
+    pair.append(9)
+    path = pair.snapshots(tmp_path)
+    keys, values, asked = (gpu.device.asarray(pair.vectors(3, heads)) for heads in (HEADS, HEADS, 4))
+    calls = {
+        "clear": lambda cache: cache.clear(),
+        "crop": lambda cache: cache.crop([3, 5]),
+        "reorder": lambda cache: cache.reorder([1, 1]),
+        "save": lambda cache: cache.save(tmp_path / "saved", overwrite=True),
+        "append_layers": lambda cache: cache.append_layers([(keys, values)] * LAYERS),
+        "update": lambda cache: cache.update(keys, values, 1),
+        "keys": lambda cache: cache.keys(0),
+        "scores": lambda cache: cache.scores(asked, 0),
+        "attend": lambda cache: cache.attend(asked, 0, causal=True, fresh=(keys, values)),
+        "merge": lambda cache: DecoderCache.merge([cache, cache]),
+    }
+    for name, call in calls.items():
+        failed = 0
+        while True:
+            cache = pair.there.fork() if origin == "made" else DecoderCache.load(path, backend="gpu")
+            before = state(cache.fork(), tmp_path / "before")
+            try:
+                with full_after(failed):
+                    call(cache)
+                break
+            except OutOfDeviceMemory:
+                failed += 1 + failed // 3  # each of the first, then some
+            assert state(cache, tmp_path / "after") == before, name
+
+
+def test_a_device_too_full_for_a_cache_is_a_typed_error(gpu, tmp_path):
+    Pair(gpu, POLICIES[0]).snapshots(tmp_path)
+    for make in (
+        lambda: DecoderCache(1, 2, 32, "balanced", backend="gpu", capacity=100),
+        lambda: QuantizedKVCache(32, "balanced", backend="gpu", capacity=100),
+        lambda: DecoderCache.load(tmp_path / "here", backend="gpu", lazy=False),
+    ):
+        with full_after(0), pytest.raises(OutOfDeviceMemory, match="the device is full"):
+            make()

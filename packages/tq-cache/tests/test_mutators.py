@@ -216,3 +216,22 @@ def test_a_fork_does_not_see_the_other_move_its_tokens_down(grows, vectors):
     for seed in range(40):
         growing.append(vectors(1, DIM, seed=seed), vectors(1, DIM, seed=seed))
         assert np.array_equal(other.keys(), expected)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_an_update_that_fails_while_it_decodes_appended_nothing(error, monkeypatch, tmp_path):
+    x = np.random.default_rng(3).standard_normal((1, 2, 9, 32)).astype(np.float32)
+    cache = DecoderCache(1, 2, 32, "k=mse4,v=mse4,sinks=1,window=1", max_tokens=7, backend="numpy")
+    cache.append(x[:, :, :5], x[:, :, :5], 0)
+    cache.save(tmp_path / "before")
+
+    def fails(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderCache, "values", fails)
+        for count in (1, 3, 4):
+            with pytest.raises(error):
+                cache.update(x[:, :, 5 : 5 + count], x[:, :, 5 : 5 + count], 0)
+            cache.save(tmp_path / "after", overwrite=True)
+            assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()

@@ -29,7 +29,7 @@ from tq_core import (
     testing,
 )
 from tq_core.device import is_on_device, typed_memory
-from tq_core.strict_device import HostGpu, StrictArray, full_after, installed
+from tq_core.strict_device import HostGpu, StrictArray, full_after, installed, waits
 
 
 def dtype_of(name):
@@ -309,3 +309,75 @@ def test_what_the_strict_device_allows_is_what_cupy_has():
     assert not strict_device.METHODS - set(dir(cupy.ndarray))
     for name in strict_device.FACTS:
         assert hasattr(cupy.ndarray, name), name
+
+
+@pytest.mark.parametrize("norms", ["float16", "float32"])
+def test_a_call_waits_for_the_device_once(gpu, make, norms):
+    codec, quantizer, put = VectorCodec(make(), norm_dtype=norms), make(), gpu.device.asarray
+    x, asked, mask = put(samples(64) * 0.5), put(samples(64, 1)[:3]), put(np.arange(17) % 2 == 0)
+    units = put(normalize(samples(64)[:8])[0])
+    rows, codes = codec.encode(x), quantizer.quantize(units)
+    calls = {
+        "encode": (1, lambda: codec.encode(x)),
+        "quantize": (1, lambda: quantizer.quantize(units)),
+        "scores": (1, lambda: codec.scores(rows, asked)),
+        "scores of codes": (1, lambda: quantizer.scores(codes, asked)),
+        "combine": (1, lambda: codec.combine(rows, put(np.ones((2, 17), np.float32)))),
+        "search": (1, lambda: codec.search(rows, asked, 3, mask)),
+        "decode": (0, lambda: codec.decode(rows)),
+        "dequantize": (0, lambda: quantizer.dequantize(codes)),
+    }
+    for name, (most, call) in calls.items():
+        before = waits()
+        call()
+        assert waits() - before <= most, name
+
+
+def test_wherever_a_device_is_full_the_error_is_typed(gpu):
+    codec, put = VectorCodec(TurboQuantMSE(64, 4)), gpu.device.asarray
+    x = samples(64)
+    here, there, asked, weights = codec.encode(x), codec.encode(put(x)), put(x[:3]), put(np.ones((2, 17)))
+    sparse = {name: put(np.repeat(array, 2, axis=0))[::2] for name, array in here.arrays.items()}
+    for call in (
+        lambda: here.to_device(),
+        lambda: there[[1, 2]],
+        lambda: there[::2],
+        lambda: Encoded.concatenate([there, there]),
+        lambda: Encoded(there.spec, sparse),
+        lambda: codec.wrap(sparse),
+        lambda: codec.scores(there, asked),
+        lambda: codec.search(there, asked, 3),
+        lambda: codec.decode(there),
+        lambda: codec.combine(there, weights),
+    ):
+        with full_after(0), pytest.raises(OutOfDeviceMemory, match="the device is full"):
+            call()
+        call()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, 1e-30, -0.0])
+def test_bits_of_bfloat16_are_told_as_the_numbers_that_they_are(gpu, make, bad):
+    x = (samples(64)[:5] * 0.5).astype(dtype_of("bfloat16"))
+    x[3] = 0
+    x[3, 5] = bad
+    told = []
+    for codec, rows in (
+        (VectorCodec(make(backend="numpy")), x.astype(np.float32)),
+        (VectorCodec(make(backend="gpu")), gpu.device.asarray(x)),
+    ):
+        try:
+            told.append(codec.encode(rows).to_host())
+        except (NotFinite, ScaleRange) as error:
+            told.append(f"{type(error).__name__}: {error}")
+    assert told[0] == told[1]
+    assert type(told[0]) is (Encoded if bad == 0 else str)
+
+
+def test_the_bits_of_bfloat16_are_not_widened_before_they_are_encoded(gpu, make, monkeypatch):
+    seen = []
+    encode = gpu.on_device.encode
+    monkeypatch.setattr(gpu.on_device, "encode", lambda plan, x: seen.append(x.dtype) or encode(plan, x))
+    VectorCodec(make()).encode(gpu.device.asarray(samples(64).astype(dtype_of("bfloat16"))))
+    assert seen == [np.uint16]
+    with pytest.raises(InvalidDtype, match="got uint16"):
+        VectorCodec(make()).encode(gpu.device.asarray(np.ones((2, 64), np.uint16)))

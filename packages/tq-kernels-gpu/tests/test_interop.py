@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tq_core import InvalidDtype, NotFinite, OutOfDeviceMemory, TurboQuantMSE, VectorCodec, WrongDevice
+from tq_core.device import widened
 from tq_core.strict_device import StrictArray, StrictDevice
 from tq_core.testing import samples
-from tq_kernels_gpu.cupy_device import CupyDevice, widened
+from tq_kernels_gpu.cupy_device import CupyDevice
 
 DTYPES = ["float16", "float32", "float64"]
 
@@ -52,7 +53,10 @@ def fake(monkeypatch):
     device = object.__new__(CupyDevice)
     device.number = 0
     device.xp = types.SimpleNamespace(
-        ndarray=FakeArray, from_dlpack=lambda array: FakeArray(array.__dlpack__()), asarray=lambda array: array.held
+        ndarray=FakeArray,
+        from_dlpack=lambda array: FakeArray(array.__dlpack__()),
+        asarray=lambda array: array.held,
+        cuda=types.SimpleNamespace(runtime=types.SimpleNamespace(getDevice=lambda: 0)),
     )
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(int16=np.int16))
     return device
@@ -70,6 +74,12 @@ def test_another_gpu_and_the_host_are_refused(fake):
         fake.adopt(array, "x")
     with pytest.raises(WrongDevice, match="x lies on the host"):
         fake.adopt(np.ones(3), "x")
+
+
+def test_another_current_device_is_refused(fake):
+    fake.xp.cuda.runtime.getDevice = lambda: 1
+    with pytest.raises(WrongDevice, match=r"GPU 1 is the current device, the kernels run on GPU 0; call within"):
+        fake.adopt(FakeArray(np.ones((2, 3), np.float32)), "x")
 
 
 def test_an_address_between_numbers_is_refused(fake):
@@ -93,6 +103,9 @@ def test_bfloat16_is_widened_without_loss(fake):
         found = fake.adopt(array, "x")
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found._held.view(np.uint32), numbers.astype(np.float32).view(np.uint32))
+        bits = fake.adopt(array, "x", bits=True)
+        assert bits.dtype == np.uint16
+        np.testing.assert_array_equal(bits._held, numbers.view(np.uint16))
     bits = StrictDevice().asarray(numbers.view(np.uint16)[:, ::2])
     np.testing.assert_array_equal(widened(bits)._held, numbers[:, ::2].astype(np.float32))
 

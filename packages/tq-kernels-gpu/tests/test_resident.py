@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from gpu_plans import scalar_plan
 
-from tq_core import TurboQuantMSE, VectorCodec
+from tq_core import TrellisQuant, TurboQuantMSE, TurboQuantProd, VectorCodec, normalize
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.rotation import Rotation
-from tq_core.strict_device import StrictArray
+from tq_core.strict_device import StrictArray, installed
 from tq_core.testing import samples
 from tq_kernels_gpu import tables
 from tq_kernels_gpu.backend import GpuBackend
@@ -80,3 +80,44 @@ def test_a_codec_of_the_backend_gives_the_same_bytes(strict):
     assert strict.downloads == 0
     for name, array in expected.arrays.items():
         np.testing.assert_array_equal(strict.to_host(found.arrays[name]), array)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda backend: TurboQuantMSE(128, 4, backend=backend),
+        lambda backend: TurboQuantMSE(48, 2.5, backend=backend),
+        lambda backend: TurboQuantProd(64, 3, backend=backend),
+        lambda backend: TrellisQuant(64, 2, states=256, backend=backend),
+    ],
+)
+def test_a_backend_named_explicitly_takes_arrays_of_the_host(strict, make, strides):
+    with installed(GpuBackend(strict)):
+        there, here = make("gpu"), make("numpy")
+        x = samples(here.dim)[:17]
+        x, queries, weights = x[::strides].astype(">f4"), x[:3], np.ones((2, len(x[::strides])))
+        codec, expected = VectorCodec(there), VectorCodec(here)
+        rows = codec.encode(x)
+        assert rows == expected.encode(x)
+        assert not rows.on_device
+        for found, want in (
+            (codec.decode(rows), expected.decode(rows)),
+            (codec.scores(rows, queries), expected.scores(rows, queries)),
+            (codec.combine(rows, weights), expected.combine(rows, weights)),
+            (codec.search(rows, queries, 3, weights[0] > 0)[1], expected.search(rows, queries, 3)[1]),
+        ):
+            assert type(found) is np.ndarray
+            np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+        units = normalize(x[:8])[0]
+        assert there.quantize(units) == here.quantize(units)
+        assert type(there.dequantize(there.quantize(units))) is np.ndarray
+
+
+@pytest.mark.parametrize("bits", [4, 2.5])
+def test_bfloat16_is_read_by_the_kernel_itself(strict, bits):
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="bfloat16 arrays come from ml_dtypes, which is not installed")
+    x = samples(128)[:17].astype(ml_dtypes.bfloat16)
+    expected = VectorCodec(TurboQuantMSE(128, bits, backend="numpy")).encode(x.astype(np.float32))
+    with installed(GpuBackend(strict)):
+        assert VectorCodec(TurboQuantMSE(128, bits)).encode(strict.asarray(x)).to_host() == expected

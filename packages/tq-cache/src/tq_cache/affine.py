@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import CorruptData, ScaleRange
+from tq_core.flags import is_set
 from tq_core.packing import PLANES, has_clean_padding, pack, row_bytes, unpack
 
 F32 = NDArray[np.float32]
@@ -81,7 +82,7 @@ class AffineCodec:
     def _stored(self, values: F64) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             stored = values.astype(self.scalar)
-        if not np.isfinite(stored).all():
+        if is_set(~np.isfinite(stored).all()):
             row = int(np.argmax(~np.isfinite(stored)))
             raise ScaleRange(
                 f"the scale of row {row} is {float(values[row]):.6g}, beyond {self.scalar}; use norms=float32"

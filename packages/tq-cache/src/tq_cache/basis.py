@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import ScaleRange
+from tq_core.flags import is_set
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -40,7 +41,7 @@ class Basis(NamedTuple):
         if self.mean is not None:
             with np.errstate(over="ignore", invalid="ignore"):
                 found = tokens.astype(np.float32) - self.mean[:, None, :]
-            if not np.isfinite(found).all():
+            if is_set(~np.isfinite(found).all()):
                 raise ScaleRange("a key less the mean of its head is beyond float32; scale the data down")
         if self.order is not None:
             found = np.take_along_axis(found, self.order[:, None, :], axis=2)

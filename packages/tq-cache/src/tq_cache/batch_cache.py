@@ -109,9 +109,9 @@ class BatchCache(PackedCache):
         common = found.common_prefix(tokens)
         cache = cls._of(found, backend, lazy)
         for row, (kept_tokens, seen) in zip(cache._rows, common, strict=True):
-            for layer in row:
+            for index, layer in enumerate(row):
                 if kept_tokens < seen and (layer.evicted or not kept_tokens):
-                    layer.clear()
+                    row[index] = layer.cleared()
                 else:
                     layer.crop(kept_tokens)
         return cache

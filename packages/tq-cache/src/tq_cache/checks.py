@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_cache.exact_tokens import Fresh
 from tq_cache.floats import require_float32
-from tq_cache.place import HOST, largest, uploaded
+from tq_cache.place import HOST, exceeds, uploaded
 from tq_cache.softmax import View
 from tq_core import InvalidDimension, InvalidDtype, InvalidSpec, ScaleRange, ShapeMismatch
 from tq_core.checks import FEW, MAX_QUERY, as_array, as_floats, integer, require_finite
@@ -92,7 +92,7 @@ def queries(asked: ArrayLike, lead: tuple[int, ...], heads: int, dim: int, place
         require_finite(narrow, "queries (as float32)")
     # a sum of squares that float32 holds, below 2**128, has no number beyond 2**64
     is_small = place is HOST and array.size <= FEW and math.isfinite(np.vdot(narrow, narrow))
-    if not is_small and largest(narrow) > MAX_QUERY:
+    if not is_small and exceeds(narrow, MAX_QUERY):
         raise ScaleRange("queries are beyond 2**64, where float32 products overflow; scale them down")
     return narrow
 

@@ -13,10 +13,10 @@ from tq_cache.errors import PolicyMismatch
 from tq_cache.exact_tokens import Fresh
 from tq_cache.grammar import GIVEN
 from tq_cache.layer import Layer
-from tq_cache.place import HOST
+from tq_cache.place import HOST, waits_once
 from tq_cache.policy import CachePolicy
 from tq_core import ShapeMismatch
-from tq_core.device import typed_memory
+from tq_core.device import is_bfloat16, typed_memory
 
 F32 = NDArray[np.float32]
 
@@ -78,10 +78,7 @@ class DecoderCache(BatchCache):
 
         Errors as QuantizedKVCache.append; OutOfDeviceMemory of a full device. A failing call changes nothing.
         """
-        layers = self._layers(layer_idx)
-        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
-        new_keys, new_values = checks.tokens(keys, values, lead, dims, self._place)
-        return together.append(layers, list(self._by_row(new_keys)), list(self._by_row(new_values)))
+        return self._change([(keys, values, layer_idx)]).carry_out()
 
     @typed_memory
     def append_layers(self, new: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[list[range]]:
@@ -92,16 +89,7 @@ class DecoderCache(BatchCache):
         """
         if len(new) != self.layers:
             raise ShapeMismatch(f"append_layers takes a pair for each of {self.layers} layers, got {len(new)}")
-        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
-        layers: list[Layer] = []
-        keys: list[NDArray[np.floating]] = []
-        values: list[NDArray[np.floating]] = []
-        for index, (layer_keys, layer_values) in enumerate(new):
-            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims, self._place)
-            layers += self._layers(index)
-            keys.extend(self._by_row(new_keys))
-            values.extend(self._by_row(new_values))
-        quantized = together.append(layers, keys, values)
+        quantized = self._change([(*pair, index) for index, pair in enumerate(new)]).carry_out()
         return [quantized[start : start + self.batch] for start in range(0, len(quantized), self.batch)]
 
     @typed_memory
@@ -112,18 +100,14 @@ class DecoderCache(BatchCache):
 
         Shapes (batch, kv_heads, tokens, head_dim). Costs O(tokens) a call; `append` and `attend` do not decode. What
         decodes to beyond float16, though what came in was within, is returned as float16's largest number. On a device
-        bfloat16 comes back as float32, and what was appended stays where there is no room to decode.
+        bfloat16 comes back as float32. Errors as `append`; where there is no room to decode nothing was appended.
         """
         self._uniform(layer_idx)
-        self.append(key_states, value_states, layer_idx)
-        found = []
-        for given, held in ((key_states, self.keys(layer_idx)), (value_states, self.values(layer_idx))):
-            dtype = self._dtype_of(given)
-            if dtype == np.float16:
-                largest = np.finfo(np.float16).max
-                np.clip(held, -largest, largest, out=held)
-            found.append(held.astype(dtype, copy=False))
-        return found[0], found[1]
+        with self._change([(key_states, value_states, layer_idx)]).standing():
+            return (
+                self._as_given(self.keys(layer_idx), key_states),
+                self._as_given(self.values(layer_idx), value_states),
+            )
 
     @typed_memory
     def keys(self, layer_idx: int, start: int = 0, stop: int | None = None) -> F32:
@@ -140,7 +124,7 @@ class DecoderCache(BatchCache):
         length = self._uniform(layer_idx)
         return together.values(self._layers(layer_idx), *checks.span(start, stop, length))
 
-    @typed_memory
+    @waits_once
     def scores(self, queries: ArrayLike, layer_idx: int) -> F32:
         """Inner products of (batch, query_heads, n, head_dim) queries with keys, (batch, query_heads, n, tokens).
 
@@ -155,7 +139,7 @@ class DecoderCache(BatchCache):
             out[row, ..., : len(layer)] = layer.scores(grouped).reshape(heads, count, len(layer))
         return out
 
-    @typed_memory
+    @waits_once
     def attend(
         self,
         queries: ArrayLike,
@@ -203,15 +187,14 @@ class DecoderCache(BatchCache):
             found.append(attended.reshape(heads, count, self.value_dim))
         return found[0][None] if len(found) == 1 else np.stack(found)
 
+    @typed_memory
     def add_layer(self) -> None:
         """One more layer at the end, without tokens; for policies in which all layers are alike."""
         if self.policy != self.policy.inner():
             raise PolicyMismatch(f"{self.policy} has options for single layers, so none can be added")
         if any(GIVEN in side.needs for side in self._rows[0][0].sides()):
             raise PolicyMismatch(f"{self.policy}: nothing is given for one more layer, so none can be added")
-        for row in self._rows:
-            layer = row[0].fork()
-            layer.clear()
+        for row, layer in zip(self._rows, [row[0].cleared() for row in self._rows], strict=True):
             row.append(layer)
         self.layers += 1
 
@@ -232,8 +215,32 @@ class DecoderCache(BatchCache):
         """The dtype of what came in; on a device, where bfloat16 is no dtype of arrays, float32 for that."""
         if self._place is HOST:
             return np.asarray(given).dtype.newbyteorder("=")
+        if is_bfloat16(given):
+            return np.dtype(np.float32)
         dtype: np.dtype[Any] = self._place.adopt(given, "the states").dtype
         return dtype
+
+    @waits_once
+    def _change(self, new: Sequence[tuple[ArrayLike, ArrayLike, int]]) -> together.Change:
+        """What adding keys and values does, each to the layer of that index."""
+        lead, dims = (self.batch, self.kv_heads), (self.head_dim, self.value_dim)
+        layers: list[Layer] = []
+        keys: list[NDArray[np.floating]] = []
+        values: list[NDArray[np.floating]] = []
+        for layer_keys, layer_values, index in new:
+            layers += self._layers(index)
+            new_keys, new_values = checks.tokens(layer_keys, layer_values, lead, dims, self._place)
+            keys.extend(self._by_row(new_keys))
+            values.extend(self._by_row(new_values))
+        return together.prepared(layers, keys, values)
+
+    def _as_given(self, held: F32, given: Any) -> NDArray[np.floating]:
+        """What was decoded in the dtype of what came in; changes `held`."""
+        dtype = self._dtype_of(given)
+        if dtype == np.float16:
+            largest = np.finfo(np.float16).max
+            np.clip(held, -largest, largest, out=held)
+        return held.astype(dtype, copy=False)
 
     def _by_row(self, lanes: NDArray[np.floating]) -> NDArray[np.floating]:
         return lanes.reshape(self.batch, self.kv_heads, *lanes.shape[1:])

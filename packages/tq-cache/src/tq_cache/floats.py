@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tq_cache.place import largest
 from tq_core import CorruptData, ScaleRange
+from tq_core.flags import is_set
 
 F32 = NDArray[np.float32]
 
@@ -16,8 +17,8 @@ def require_float32(array: NDArray[np.floating], name: str) -> None:
     if array.dtype.itemsize <= 4:
         return
     with np.errstate(over="ignore"):
-        fits = np.isfinite(array.astype(np.float32)).all()
-    if not fits:
+        lost = ~np.isfinite(array.astype(np.float32)).all()
+    if is_set(lost):
         raise ScaleRange(f"{name} are beyond float32, up to {largest(array):.6g}; scale the data down")
 
 
@@ -44,7 +45,7 @@ class FloatCodec:
         """Rows in the stored dtype; ScaleRange when a value does not fit."""
         with np.errstate(over="ignore"):
             stored = rows.astype(self.dtype)
-        if not np.isfinite(stored).all():
+        if is_set(~np.isfinite(stored).all()):
             row, column = (int(i) for i in np.argwhere(~np.isfinite(stored))[0])
             raise ScaleRange(f"coordinate {column} of row {row} is {float(rows[row, column]):.6g}, beyond {self.dtype}")
         return {"packed": stored}

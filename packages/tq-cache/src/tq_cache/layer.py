@@ -95,11 +95,14 @@ class Layer:
         for side in self.sides():
             side.crop(keep_sinks, keep_coded, keep_recent)
 
-    def clear(self) -> None:
-        """Forget everything, evicted tokens included: the next token is the first again."""
-        for side in self.sides():
+    def cleared(self) -> "Layer":
+        """The layer without tokens, evicted ones included: the next token is the first again."""
+        bare = copy(self)
+        bare.groups = tuple(Group(heads, copy(keys), copy(values)) for heads, keys, values in self.groups)
+        for side in bare.sides():
             side.clear()
-        self.evicted = 0
+        bare.evicted = 0
+        return bare
 
     def take(self, positions: NDArray[np.int64]) -> None:
         """Keep the tokens at these positions, in this order; InvalidSpec where the three parts would mix."""

@@ -23,6 +23,7 @@ class PackedCache:
 
     KIND: ClassVar[str]
 
+    @typed_memory
     def __init__(
         self,
         policy: CachePolicy | str,
@@ -61,6 +62,7 @@ class PackedCache:
         plans = [planner.plan(index, known, self.max_tokens) for index in range(self.layers)]
         self._rows = [[Layer(plan, self.max_tokens, room) for plan in plans] for _ in range(self.batch)]
 
+    @typed_memory
     def save(
         self,
         path: StrPath,
@@ -150,11 +152,10 @@ class PackedCache:
         twin._rows = [[layer.fork() for layer in row] for row in self._rows]
         return twin
 
+    @typed_memory
     def clear(self) -> None:
-        """Forget all tokens and give their memory back."""
-        for row in self._rows:
-            for layer in row:
-                layer.clear()
+        """Forget all tokens and give their memory back; room for `capacity` tokens is made before that."""
+        self._rows = [[layer.cleared() for layer in row] for row in self._rows]
 
     def ledger(self) -> Ledger:
         """Every byte held; tables shared by layers, and memory shared by rows, counted once."""

@@ -4,13 +4,19 @@ What makes an array asks its place for one, `place.xp.empty(...)`; what takes ar
 follow them: arrays of devices answer these themselves.
 """
 
-from typing import Any, Final
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import registry
-from tq_core.device import Device, is_on_device
+from tq_core.device import Device, is_on_device, typed_memory
+from tq_core.flags import is_set, look_once
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Host:
@@ -26,8 +32,8 @@ class Host:
         """The array itself."""
         return array
 
-    def adopt(self, array: object, name: str) -> NDArray[Any]:
-        """The array itself; what comes from a caller is looked at by tq_core.checks."""
+    def adopt(self, array: object, name: str, *, bits: bool = False) -> NDArray[Any]:
+        """The array itself, of whose bits numpy knows; what comes from a caller is looked at by tq_core.checks."""
         return np.asarray(array)
 
 
@@ -52,6 +58,32 @@ def uploaded(place: Device, array: Any) -> Any:
 def largest(array: Any) -> float:
     """The largest magnitude, 0 of none."""
     return float(abs(array).max()) if array.size else 0.0
+
+
+def exceeds(array: Any, limit: float) -> bool:
+    """Whether any magnitude is beyond the limit."""
+    if isinstance(array, np.ndarray):
+        return not largest(array) <= limit
+    return bool(array.size) and is_set(~(abs(array).max().astype(np.float64) <= limit))
+
+
+def waits_once(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """The method of a cache, which it does not change, with all checks of a device's arrays looked at together.
+
+    A full device is OutOfDeviceMemory.
+    """
+
+    @typed_memory
+    def on_device(cache: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        return look_once(lambda: method(cache, *args, **options))
+
+    @wraps(method)
+    def call(cache: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        if cache._place is HOST:
+            return method(cache, *args, **options)
+        return on_device(cache, *args, **options)
+
+    return call
 
 
 def contiguous(array: Any) -> Any:

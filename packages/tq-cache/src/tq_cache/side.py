@@ -1,7 +1,7 @@
 """One side of a layer, keys or values: first tokens exact, then packed codes, then the exact window."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from tq_cache.basis import Basis, learned
 from tq_cache.floats import require_float32
 from tq_cache.flow import Flow, Pending, Settled
 from tq_cache.grammar import GIVEN
-from tq_cache.place import largest
+from tq_cache.place import exceeds
 from tq_cache.plan import SidePlan
 from tq_cache.token_array import TokenArray
 from tq_core import ScaleRange
@@ -52,10 +52,21 @@ class Side:
 
     def fork(self) -> "Side":
         """The same tokens in a side of its own, without a copy."""
-        twin = copy(self)
-        twin.coded = {name: array.fork() for name, array in self.coded.items()}
-        twin.sinks, twin.recent = self.sinks.fork(), self.recent.fork()
-        return twin
+        return self._with(TokenArray.fork)
+
+    def twin(self) -> "Side":
+        """The tokens held now, to be gone back to after a `commit`; see TokenArray."""
+        return self._with(TokenArray.twin)
+
+    def back_to(self, twin: "Side") -> None:
+        """Hold what the twin holds."""
+        vars(self).update(vars(twin))
+
+    def _with(self, again: Callable[[TokenArray], TokenArray]) -> "Side":
+        other = copy(self)
+        other.coded = {name: again(array) for name, array in self.coded.items()}
+        other.sinks, other.recent = again(self.sinks), again(self.recent)
+        return other
 
     def arrays(self) -> list[tuple[str, TokenArray]]:
         """Every array held, by what it is for."""
@@ -102,7 +113,7 @@ class Side:
         """Refuse now what could not be encoded when it leaves the window, many calls later."""
         moved = recent if basis is None else basis.moved(recent)
         limit = self._surely_fits if basis is not None else self._surely_fits / 2  # less a mean of as large a norm
-        if largest(moved) * math.sqrt(self.dim) <= limit:
+        if not exceeds(moved, limit / math.sqrt(self.dim)):
             return
         if basis is not None:
             self.codec.encode(moved.reshape(-1, self.dim))
@@ -120,9 +131,9 @@ class Side:
         if sinks.shape[1]:
             room = min(self.sink_limit - len(self.sinks), 64)  # the usual few sinks at once, for good
             # repeated by reorder(), sinks may be more than the limit already
-            _make_room(self.sinks, sinks, max(room, sinks.shape[1]))
+            self.sinks = _with_room(self.sinks, sinks, max(room, sinks.shape[1]))
         if recent.shape[1]:
-            _make_room(self.recent, recent, recent.shape[1])
+            self.recent = _with_room(self.recent, recent, recent.shape[1])
         for name, array in self.coded.items():
             array.reserve(pending.encoded[name].shape[1])
 
@@ -258,10 +269,12 @@ class Side:
         return self.basis
 
 
-def _make_room(held: TokenArray, new: Floats, extra: int) -> None:
-    """Room for `extra` tokens of a dtype that also holds the new ones."""
-    held.widen(np.result_type(held.view.dtype, new.dtype))
+def _with_room(held: TokenArray, new: Floats, extra: int) -> TokenArray:
+    """The tokens with room for `extra` more, in a dtype that also holds the new ones."""
+    if held.memory.dtype != new.dtype:  # seldom, and asking numpy for the wider one takes time
+        held = held.widened(np.result_type(held.memory.dtype, new.dtype))
     held.reserve(extra)
+    return held
 
 
 def _float32(exact: Floats) -> F32:

@@ -9,6 +9,7 @@ from tq_cache import checks, together
 from tq_cache.attention import WORKSPACE_BYTES
 from tq_cache.layer import Layer
 from tq_cache.packed_cache import PackedCache
+from tq_cache.place import waits_once
 from tq_core.device import typed_memory
 
 F32 = NDArray[np.float32]
@@ -35,8 +36,7 @@ class SingleLayerCache(PackedCache):
         Tokens within the window stay exact and are quantized by the later call that moves them out of it. Raises
         ShapeMismatch, InvalidDtype, NotFinite or ScaleRange and then leaves the cache as it was, in every head.
         """
-        keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim), self._place)
-        return together.append([self._layer], [keys_in], [values_in])[0]
+        return self._change(keys, values).carry_out()[0]
 
     @typed_memory
     def keys(self, start: int = 0, stop: int | None = None) -> F32:
@@ -52,7 +52,7 @@ class SingleLayerCache(PackedCache):
         found = self._layer.joined([group.values.tokens(low, high) for group in self._layer.groups])
         return found.reshape(*self._lead, *found.shape[1:])
 
-    @typed_memory
+    @waits_once
     def scores(self, queries: ArrayLike) -> F32:
         """Inner products of queries with all keys of their head, (..., n, tokens) float32, from packed codes.
 
@@ -63,7 +63,7 @@ class SingleLayerCache(PackedCache):
         asked = grouped.reshape(self.kv_heads, heads * count, self.head_dim)
         return self._layer.scores(asked).reshape(*lead, count, len(self))
 
-    @typed_memory
+    @waits_once
     def attend(
         self,
         queries: ArrayLike,
@@ -109,6 +109,11 @@ class SingleLayerCache(PackedCache):
     def reorder(self, rows: ArrayLike) -> None:
         """Keep the tokens at these positions, in this order; InvalidSpec where exact and quantized ones would mix."""
         self._layer.take(checks.positions(rows, len(self), "rows"))
+
+    @waits_once
+    def _change(self, keys: ArrayLike, values: ArrayLike) -> together.Change:
+        keys_in, values_in = checks.tokens(keys, values, self._lead, (self.head_dim, self.value_dim), self._place)
+        return together.prepared([self._layer], [keys_in], [values_in])
 
     def _grouped(self, queries: ArrayLike) -> tuple[F32, tuple[int, ...]]:
         """Queries as (kv_heads, heads a key/value head, n, head_dim), and the axes before n that they came with."""

@@ -116,7 +116,7 @@ class Snapshot:
         """The empty cache that `make` makes of the shape; CorruptData where there cannot be such a cache."""
         try:
             return make(self.shape)
-        except BackendUnavailable:
+        except (BackendUnavailable, MemoryError):
             raise
         except TurboQuantError as error:
             raise self._sides.corrupt(f"metadata describes a cache that cannot be: {error}") from error

@@ -3,17 +3,18 @@
 A call costs some dozen microseconds of numpy whatever it holds, and a step brings a token to every layer of every row.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tq_cache.codecs import Rows, TokenCodec
-from tq_cache.flow import pending
+from tq_cache.flow import Flow, Pending, pending
 from tq_cache.layer import Layer
 from tq_cache.side import Side
+from tq_cache.token_array import TokenArray
 from tq_core import ScaleRange
 
 F32 = NDArray[np.float32]
@@ -22,11 +23,70 @@ Floats = NDArray[np.floating]
 FEW: Final = 256  # rows of a call; from there on one more call costs nothing, and scratch memory grows with the rows
 
 
-def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]) -> list[range]:
-    """Add (lanes, n, dim) tokens to each layer; returns the positions that each quantized.
+Exact = tuple[Side, TokenArray, TokenArray]  # with its sinks and its window
 
-    All or nothing: whatever can fail is done before any layer changes. Vectors that one codec takes, those of several
-    layers and of keys and values alike, are encoded in one call; codes do not depend on what is encoded beside them.
+
+class Change(NamedTuple):
+    """An append to several layers whose tokens are encoded, and nothing of it done yet."""
+
+    layers: Sequence[Layer]
+    flows: list[Flow]
+    work: list[tuple[Side, Pending]]
+
+    def carry_out(self) -> list[range]:
+        """Add the tokens, to all layers or to none; the positions that each quantized."""
+        self._reserve()
+        return self._commit()
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Add the tokens, and take them back where what is done with them fails."""
+        before = []
+        for side, sinks, recent in self._reserve():
+            twin = side.twin()
+            twin.sinks = twin.sinks if side.sinks is sinks else sinks  # of a narrower dtype
+            twin.recent = twin.recent if side.recent is recent else recent
+            before.append((side, twin))
+        evicted = [layer.evicted for layer in self.layers]
+        try:
+            self._commit()
+            yield
+        except BaseException:
+            for side, twin in before:
+                side.back_to(twin)
+            for layer, count in zip(self.layers, evicted, strict=True):
+                layer.evicted = count
+            raise
+
+    def _reserve(self) -> list[Exact]:
+        """Make room, after which `_commit` cannot fail. Returns the exact tokens as they were: room may be wider."""
+        held = [(side, side.sinks, side.recent) for side, _ in self.work]
+        try:
+            for side, ready in self.work:
+                side.reserve(ready)
+        except BaseException:
+            for side, sinks, recent in held:
+                side.sinks, side.recent = sinks, recent
+            raise
+        return held
+
+    def _commit(self) -> list[range]:
+        learning = [layer for layer in self.layers if not layer.is_ready]
+        for side, ready in self.work:
+            side.commit(ready)
+        quantized = [layer.settle(flow) for layer, flow in zip(self.layers, self.flows, strict=True)]
+        for layer in learning:
+            if layer.is_ready:  # nothing waits any more; room that memory is too full to give back is kept
+                with suppress(MemoryError):
+                    layer.trim()
+        return quantized
+
+
+def prepared(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Floats]) -> Change:
+    """What adding (lanes, n, dim) tokens to each layer does; no layer changes.
+
+    Vectors that one codec takes, those of several layers and of keys and values alike, are encoded in one call; codes
+    do not depend on what is encoded beside them.
     """
     for layer in layers:
         layer.open()
@@ -43,17 +103,7 @@ def append(layers: Sequence[Layer], keys: Sequence[Floats], values: Sequence[Flo
         (side, pending(tokens, flow, rows, found.basis))
         for (side, tokens, flow), rows, found in zip(parts, encoded, settled, strict=True)
     ]
-    for side, ready in work:
-        side.reserve(ready)
-    learning = [layer for layer in layers if not layer.is_ready]
-    for side, ready in work:
-        side.commit(ready)
-    quantized = [layer.settle(flow) for layer, flow in zip(layers, flows, strict=True)]
-    for layer in learning:
-        if layer.is_ready:  # nothing waits any more; room that memory is too full to give back is kept
-            with suppress(MemoryError):
-                layer.trim()
-    return quantized
+    return Change(layers, flows, work)
 
 
 def keys(layers: Sequence[Layer], start: int, stop: int) -> F32:

@@ -1,5 +1,6 @@
 """A growing array of tokens: appended at the end, dropped at either end, forked without a copy."""
 
+from copy import copy
 from typing import Any, Final, Self
 
 import numpy as np
@@ -51,6 +52,10 @@ class TokenArray:
         capacity = self._held.shape[1]
         if extra == 0 or (self._start + needed <= capacity and not self._shared):
             return
+        if not self._length and not self._shared:  # not when the last one is dropped: `twin` may still be gone back to
+            self._start = 0
+            if needed <= capacity:
+                return
         spare = max(LEAST, self._length // SPARE)
         # moving down is worth it only when it frees as much; otherwise each token would be copied each time
         if needed <= capacity and self._start >= spare and not self._shared:
@@ -73,7 +78,7 @@ class TokenArray:
 
     def drop_front(self, tokens: int) -> None:
         """Forget the first tokens."""
-        self._start = 0 if tokens == self._length else self._start + tokens
+        self._start += tokens
         self._length -= tokens
 
     def drop_back(self, tokens: int) -> None:
@@ -85,21 +90,22 @@ class TokenArray:
         self._held = self.view.copy()
         self._start, self._shared = 0, False
 
-    def widen(self, dtype: "np.dtype[Any]") -> None:
-        """Change to a wider dtype of the same kind, without loss."""
-        if dtype != self._held.dtype:
-            widened = self._place.xp.empty(
-                self._held.shape, dtype
-            )  # the room to spare holds no numbers: it is not converted
-            widened[:, self._start : self._start + self._length] = self.view
-            self._held, self._shared = widened, False
+    def widened(self, dtype: "np.dtype[Any]") -> Self:
+        """The same tokens in an array of its own, of as wide or a wider dtype of the same kind."""
+        wide = self._place.xp.empty(self._held.shape, dtype)  # room to spare holds no numbers: it is not converted
+        wide[:, self._start : self._start + self._length] = self.view
+        other = copy(self)
+        other._held, other._shared = wide, False
+        return other
 
     def fork(self) -> Self:
         """The same tokens in an object of its own; memory is shared until either of them grows."""
         self._shared = True
-        twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
+        return self.twin()
+
+    def twin(self) -> Self:
+        """What is held now, to be gone back to; good until the next `reserve`, as nothing else writes over tokens."""
+        return copy(self)
 
     def take(self, positions: NDArray[np.int64]) -> None:
         """Keep the tokens at these positions, in this order."""

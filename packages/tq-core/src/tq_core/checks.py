@@ -7,7 +7,7 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tq_core.device import Device, is_on_device
+from tq_core.device import Device, is_bfloat16, is_on_device, widened
 from tq_core.errors import (
     InvalidBitWidth,
     InvalidDimension,
@@ -19,6 +19,7 @@ from tq_core.errors import (
     ShapeMismatch,
     WrongDevice,
 )
+from tq_core.flags import is_set, look_once
 from tq_core.norms import row_norms
 
 MAX_DIM: Final = 1 << 20
@@ -28,6 +29,8 @@ UNIT_TOLERANCE: Final = {"bfloat16": 1.6e-2, "float16": 4e-3, "float32": 1e-4, "
 
 # Queries beyond this could overflow float32 inside the unnormalised Hadamard stages and score as NaN.
 MAX_QUERY: Final = 2.0**64
+
+EXPONENT: Final = 0x7F80  # of bfloat16: all set in numbers that are not finite
 
 FEW: Final = (
     4096  # numbers; up to there a dot product is one call on one thread, a third of the time of looking at each
@@ -120,19 +123,24 @@ def as_floats(x: ArrayLike, name: str, device: Device | None = None) -> NDArray[
 
 
 def float_rows(
-    x: ArrayLike, dim: int, name: str = "x", device: Device | None = None
+    x: ArrayLike, dim: int, name: str = "x", device: Device | None = None, *, bits: bool = False
 ) -> tuple[NDArray[np.floating], bool]:
     """(rows, dim) C-contiguous aligned native floats, and whether a single (dim,) vector came in.
 
     Takes float16, float32 and float64 (and bfloat16, widened to float32) of any strides and byte order; copies only
-    where it must. Raises InvalidDtype, ShapeMismatch or NotFinite with the coordinate.
+    where it must. With `bits`, bfloat16 on a device comes as its bits, uint16. Raises InvalidDtype, ShapeMismatch or
+    NotFinite with the coordinate.
     """
-    array = as_floats(x, name, device)
+    as_bits = bits and device is not None and is_bfloat16(x)
+    array = device.adopt(x, name, bits=True) if as_bits and device is not None else as_floats(x, name, device)
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ShapeMismatch(f"{name} must have shape ({dim},) or (rows, {dim}), got {array.shape}")
     single = array.ndim == 1
     rows = native(array.reshape(1 if single else len(array), dim), device)
-    require_finite(rows, name, single=single)
+    if not as_bits:
+        require_finite(rows, name, single=single)
+    elif is_set((np.bitwise_and(rows, EXPONENT) == EXPONENT).any()):
+        require_finite(widened(rows), name, single=single)
     return rows, single
 
 
@@ -156,7 +164,8 @@ def is_finite(array: NDArray[np.floating]) -> bool:
         and math.isfinite(np.vdot(array, array))
     ):
         return True
-    return bool(np.isfinite(array).all())
+    finite = np.isfinite(array).all()
+    return bool(finite) if isinstance(array, np.ndarray) else not is_set(~finite)
 
 
 def require_finite(array: NDArray[np.floating], name: str, *, single: bool = False) -> None:
@@ -176,7 +185,7 @@ def unit_norm_rows(x: ArrayLike, dim: int, device: Device | None = None) -> tupl
     came = _dtype_name(x, rows)
     tolerance = UNIT_TOLERANCE[came]
     off = np.abs(norms - 1.0) > tolerance
-    if off.any():
+    if is_set(off.any()):
         row = int(np.argmax(off))
         raise NotUnitNorm(
             f"row {row} has norm {float(norms[row]):.9g}, expected 1 within {tolerance:g} for {came}; "
@@ -196,11 +205,17 @@ def query_rows(
     queries: ArrayLike, dim: int, name: str = "queries", device: Device | None = None
 ) -> NDArray[np.float32]:
     """Queries (or weights) as (queries, dim) float32; ScaleRange for values beyond MAX_QUERY."""
+    if device is None:
+        return _query_rows(queries, dim, name, None)
+    return look_once(lambda: _query_rows(queries, dim, name, device))
+
+
+def _query_rows(queries: ArrayLike, dim: int, name: str, device: Device | None) -> NDArray[np.float32]:
     rows, _ = float_rows(queries, dim, name, device)
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite and is refused below
         narrow: NDArray[np.float32] = rows.astype(np.float32, copy=False)
     large = np.abs(narrow) > np.float32(MAX_QUERY)
-    if large.any():
+    if is_set(large.any()):
         row, column = (int(i) for i in np.argwhere(large)[0])
         raise ScaleRange(
             f"{name}[{row}, {column}] is {float(rows[row, column]):.6g}; float32 products allow magnitudes up to "

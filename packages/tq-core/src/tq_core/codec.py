@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from tq_core import checks, registry
 from tq_core.codes import Codes, Encoded
-from tq_core.device import Device, typed_memory
+from tq_core.device import Device, typed_memory, widened
 from tq_core.errors import InvalidSpec, ScaleRange, ShapeMismatch, SpecMismatch
+from tq_core.flags import is_set, look_once
 from tq_core.norms import row_norms, unit_rows
 from tq_core.plan import scale_candidates
 from tq_core.polar import PolarQuant
@@ -107,7 +108,12 @@ class VectorCodec:
         WrongDevice for an array on a device and a backend, named explicitly, that computes on the host.
         """
         operations, lies_on = self._door(x, "x")
-        rows, single = checks.float_rows(x, self.dim, device=lies_on)
+        if lies_on is None:
+            return self._encoded(operations, None, x)
+        return look_once(lambda: self._encoded(operations, lies_on, x))
+
+    def _encoded(self, operations: Any, lies_on: Device | None, x: ArrayLike) -> Encoded:
+        rows, single = checks.float_rows(x, self.dim, device=lies_on, bits=True)
         if isinstance(self.quantizer, PolarQuant):
             packed, scales, extra = self._encode_polar(self.quantizer, rows)
         else:
@@ -244,18 +250,18 @@ class VectorCodec:
         with np.errstate(over="ignore", under="ignore"):
             stored = values.astype(dtype)
         too_large = ~np.isfinite(stored)
-        if too_large.any():
+        if is_set(too_large.any()):
             row = int(np.argmax(too_large))
             hint = "use norm_dtype='float32' or " if dtype == np.float16 else ""
-            norm = math.hypot(*rows[row].tolist())  # neither overflows nor underflows on the way
+            norm = math.hypot(*_numbers(rows[row]).tolist())  # neither overflows nor underflows on the way
             raise ScaleRange(f"{what} of row {row} (norm {norm:.6g}) overflows {dtype}; {hint}scale the data down")
-        if self.underflow == "raise" and what == "scale":
+        if self.underflow == "raise" and what == "scale" and _may_be_lost(stored, rows):
             nothing = np.flatnonzero(stored == 0)  # few, and only their rows are looked at again
-            lost = nothing[rows[nothing].any(axis=1)]
+            lost = nothing[_numbers(rows[nothing]).any(axis=1)]
             if lost.size:
                 row = int(lost[0])
                 hint = "use norm_dtype='float32', " if dtype == np.float16 else ""
-                norm = math.hypot(*rows[row].tolist())
+                norm = math.hypot(*_numbers(rows[row]).tolist())
                 raise ScaleRange(
                     f"row {row} has norm {norm:.6g}, which {dtype} would store as 0; {hint}scale the data up, "
                     "or pass underflow='zero' to accept zeros"
@@ -279,3 +285,14 @@ class VectorCodec:
         if self.underflow != "raise":
             options += f", underflow={self.underflow!r}"
         return f"VectorCodec({self.quantizer!r}, {options})"
+
+
+def _numbers(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows of floats, those that came as bits of bfloat16, too."""
+    numbers: NDArray[Any] = widened(rows) if rows.dtype == np.uint16 else rows
+    return numbers
+
+
+def _may_be_lost(stored: NDArray[Any], rows: NDArray[np.floating]) -> bool:
+    """Whether a row that is not zero may have a scale of 0; on the host this is found out row by row."""
+    return isinstance(stored, np.ndarray) or is_set(((stored == 0) & rows.any(axis=1)).any())

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tq_core import checks, container, packing, registry
-from tq_core.device import Device, is_on_device, require_together
+from tq_core.device import Device, is_on_device, require_together, typed_memory
 from tq_core.errors import CorruptData, InvalidSpec, RowOutOfRange, ShapeMismatch, SpecMismatch
 from tq_core.spec import Spec, fields, packed_parts, validated
 
@@ -78,6 +78,7 @@ class Codes:
         """The same rows with arrays of the host; itself where they lie there."""
         return self._trusted(self._spec, _host_arrays(self._arrays), self._single) if self.on_device else self
 
+    @typed_memory
     def to_device(self) -> Self:
         """The same rows on the device of the backend `gpu`; itself where they lie there.
 
@@ -105,6 +106,7 @@ class Codes:
     def __len__(self) -> int:
         return len(self._arrays["packed"])
 
+    @typed_memory
     def __getitem__(self, index: Any) -> Self:
         rows = len(self)
         if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
@@ -153,6 +155,7 @@ class Codes:
         return type(self).from_bytes, (self.to_bytes(),)
 
     @classmethod
+    @typed_memory
     def concatenate(cls, parts: Iterable[Self]) -> Self:
         """Rows of all parts in order; they must be of this class and share one spec."""
         held = list(parts)
@@ -226,6 +229,7 @@ def _checked(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDA
     return MappingProxyType(checked)
 
 
+@typed_memory
 def _contiguous(array: Any) -> Any:
     """The array, or a C-contiguous copy of it, where it lies."""
     return array if array.flags.c_contiguous else array.copy()

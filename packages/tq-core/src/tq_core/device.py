@@ -35,11 +35,11 @@ class Device(Protocol):
     def to_host(self, array: Array) -> NDArray[Any]:
         """The array's values, once all that was launched before has run."""
 
-    def adopt(self, array: object, name: str) -> Array:
+    def adopt(self, array: object, name: str, *, bits: bool = False) -> Array:
         """A caller's array (DLPack, `__cuda_array_interface__`) as one of `xp`, without a copy where one can be.
 
-        bfloat16 is widened to float32. WrongDevice for an array that lies elsewhere, InvalidDtype for a dtype that
-        cannot be read.
+        bfloat16 is widened to float32, or with `bits` comes as its bits, uint16. WrongDevice for an array that lies
+        elsewhere, InvalidDtype for a dtype that cannot be read.
         """
 
 
@@ -53,6 +53,16 @@ def is_on_device(x: object) -> bool:
         except (BufferError, RuntimeError, TypeError, ValueError):  # such as torch's device `meta`, without memory
             return True
     return hasattr(type(x), "__cuda_array_interface__")
+
+
+def is_bfloat16(x: object) -> bool:
+    """Whether x is an array of bfloat16, of torch or of those that know it by ml_dtypes."""
+    return str(getattr(x, "dtype", "")) in ("bfloat16", "torch.bfloat16")
+
+
+def widened(bits: Array) -> Array:
+    """The float32 numbers of bfloat16 bits, uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def require_together(**arrays: object) -> None:

@@ -96,7 +96,10 @@ class SearchingBackend(Backend, Protocol):
 
 
 class DeviceBackend(SearchingBackend, Protocol):
-    """A backend of a device. Its operations take arrays of the host, those of `on_device` arrays of the device."""
+    """A backend of a device. Its operations take arrays of the host, those of `on_device` arrays of the device.
+
+    `encode` takes the bits of bfloat16, uint16, too.
+    """
 
     device: Device
 

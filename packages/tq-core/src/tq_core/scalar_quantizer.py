@@ -10,6 +10,7 @@ from tq_core.codebook import codebook_of
 from tq_core.codes import Codes
 from tq_core.device import Device, typed_memory
 from tq_core.errors import InvalidSpec, SpecMismatch
+from tq_core.flags import look_once
 from tq_core.plan import ScalarPlan
 from tq_core.rotation import Rotation
 from tq_core.sketch import Sketch
@@ -88,6 +89,11 @@ class ScalarQuantizer:
         float16 / 32 / 64) and never normalises. Zero rows of input are legal: `x` of shape (0, dim).
         """
         operations, lies_on = registry.door(self.backend, self.follows_data, x, "x")
+        if lies_on is None:
+            return self._quantized(operations, None, x)
+        return look_once(lambda: self._quantized(operations, lies_on, x))
+
+    def _quantized(self, operations: Any, lies_on: Device | None, x: ArrayLike) -> Codes:
         rows, single = checks.unit_norm_rows(x, self.dim, lies_on)
         packed, _, gammas = operations.encode(self.plan, rows)
         arrays: dict[str, NDArray[Any]] = {"packed": packed}

@@ -14,8 +14,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from tq_core import registry
-from tq_core.device import is_on_device
-from tq_core.errors import InvalidDtype, OutOfDeviceMemory, WrongDevice
+from tq_core.device import is_on_device, widened
+from tq_core.errors import InvalidDtype, WrongDevice
 from tq_core.numpy_backend import NumpyBackend
 from tq_core.topk import best_rows
 
@@ -32,6 +32,7 @@ _METHODS = """
 FROM_ARRAYS: Final = frozenset(_ARRAYS_TO_ARRAYS.split())
 FROM_NOTHING: Final = ("arange", "array", "asarray", "ascontiguousarray", "empty", "eye", "full", "ones", "zeros")
 METHODS: Final = frozenset(_METHODS.split())
+WAITING: Final = frozenset(("argwhere", "flatnonzero", "nonzero", "tolist", "unique"))  # what is made depends on values
 FACTS: Final = ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags", "strides")
 
 
@@ -64,6 +65,7 @@ class StrictArray(NDArrayOperatorsMixin):
         name = f"{function.__module__}.{function.__name__}".removeprefix("numpy.")
         if name not in FROM_ARRAYS:
             raise TypeError(f"numpy.{name} is not known to be a function of cupy's")
+        _Waits.count += name in WAITING
         return _wrapped(function(*map(_own, args), **{key: _own(value) for key, value in options.items()}))
 
     def __getattr__(self, name: str) -> Any:
@@ -71,6 +73,7 @@ class StrictArray(NDArrayOperatorsMixin):
             return getattr(self._held, name)
         if name in METHODS:
             method = getattr(self._held, name)
+            _Waits.count += name in WAITING
             return lambda *args, **options: _wrapped(
                 method(*map(_own, args), **{key: _own(value) for key, value in options.items()})
             )
@@ -85,6 +88,7 @@ class StrictArray(NDArrayOperatorsMixin):
         return _wrapped(self._held.min(axis=axis))
 
     def __getitem__(self, index: Any) -> Any:
+        _Waits.count += isinstance(index, StrictArray) and index.dtype == np.bool_
         return _wrapped(self._held[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -97,15 +101,19 @@ class StrictArray(NDArrayOperatorsMixin):
         return (self[number] for number in range(len(self)))
 
     def __bool__(self) -> bool:
+        _Waits.count += 1
         return bool(self._held)
 
     def __int__(self) -> int:
+        _Waits.count += 1
         return int(self._held)
 
     def __float__(self) -> float:
+        _Waits.count += 1
         return float(self._held)
 
     def __index__(self) -> int:
+        _Waits.count += 1
         return self._held.__index__()
 
     def __repr__(self) -> str:
@@ -158,10 +166,11 @@ class StrictDevice:
     def to_host(self, array: StrictArray) -> NDArray[Any]:
         """As Device."""
         self.downloads += 1
+        _Waits.count += 1
         return np.array(array._held)
 
-    def adopt(self, array: object, name: str) -> StrictArray:
-        """As Device; for arrays of this device alone, of which ml_dtypes' bfloat16 is widened."""
+    def adopt(self, array: object, name: str, *, bits: bool = False) -> StrictArray:
+        """As Device; for arrays of this device alone, bfloat16 being that of ml_dtypes."""
         if not is_on_device(array):
             raise WrongDevice(f"{name} lies on the host and is computed with on a device; move it there")
         if not isinstance(array, StrictArray):
@@ -169,7 +178,7 @@ class StrictDevice:
         if array._held.dtype.kind == "V":
             if array._held.dtype.name != "bfloat16":
                 raise InvalidDtype(f"{name} cannot be read, its dtype is {array._held.dtype}")
-            return StrictArray(array._held.astype(np.float32))
+            return StrictArray(array._held.view(np.uint16) if bits else array._held.astype(np.float32))
         return array
 
 
@@ -213,7 +222,8 @@ class _OnDevice:
     """The operations of a backend, for strict arrays and nothing else."""
 
     def __init__(self, backend: HostGpu) -> None:
-        for name in ("rotate", "unrotate", "encode", "decode", "scores", "combine", "search"):
+        self.encode = _resident(lambda plan, x: backend.encode(plan, widened(x) if x.dtype == np.uint16 else x))
+        for name in ("rotate", "unrotate", "decode", "scores", "combine", "search"):
             setattr(self, name, _resident(getattr(backend, name)))
 
 
@@ -224,6 +234,19 @@ def _resident(operation: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _Waits:
+    count = 0
+
+
+def waits() -> int:
+    """How often the host has waited for strict devices: for numbers, and for arrays whose shapes depend on numbers."""
+    return _Waits.count
+
+
+class DeviceIsFull(MemoryError):
+    """What the array module raises, as cupy its own; never what a caller is to see."""
+
+
 class _Room:
     """How many arrays may yet be made; None: any number."""
 
@@ -232,7 +255,7 @@ class _Room:
 
 @contextmanager
 def full_after(arrays: int) -> Iterator[None]:
-    """Within it, OutOfDeviceMemory where more than that many arrays are made on strict devices, views apart."""
+    """Within it, DeviceIsFull where more than that many arrays are made on strict devices, views apart."""
     _Room.left = arrays
     try:
         yield
@@ -243,7 +266,7 @@ def full_after(arrays: int) -> Iterator[None]:
 def _allocated(made: NDArray[Any]) -> NDArray[Any]:
     if _Room.left is not None and made.ndim and made.base is None:
         if not _Room.left:
-            raise OutOfDeviceMemory(f"{made.nbytes} bytes asked for, and the device is full")
+            raise DeviceIsFull(f"{made.nbytes} bytes asked for")
         _Room.left -= 1
     return made
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tq_core.device import is_on_device
+from tq_core.device import is_bfloat16, is_on_device, widened
 from tq_core.errors import BackendUnavailable, InvalidDtype, WrongDevice
 from tq_kernels_gpu.compiled import compiled, nvrtc_version
 from tq_kernels_gpu.device import Argument, Array, Size
@@ -101,26 +101,34 @@ class CupyDevice:
         """As device.Device."""
         return self.xp.asarray(np.ascontiguousarray(host))
 
-    def adopt(self, array: object, name: str) -> Array:
+    def adopt(self, array: object, name: str, *, bits: bool = False) -> Array:
         """As device.Device; streams are ordered by DLPack."""
-        is_bfloat16 = str(getattr(array, "dtype", "")) in ("bfloat16", "torch.bfloat16")
-        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name, is_bfloat16)
+        as_bits = is_bfloat16(array)
+        found = array if isinstance(array, self.xp.ndarray) else self._imported(array, name, as_bits)
         if found.device.id != self.number:
             raise WrongDevice(
                 f"{name} lies on GPU {found.device.id}, the kernels run on GPU {self.number}; move it there"
             )
+        current = int(self.xp.cuda.runtime.getDevice())
+        if current != self.number:
+            raise WrongDevice(
+                f"GPU {current} is the current device, the kernels run on GPU {self.number}; "
+                f"call within cupy.cuda.Device({self.number})"
+            )
         if found.data.ptr % found.dtype.itemsize:
             raise InvalidDtype(f"{name} begins at an address that is no multiple of its {found.dtype.itemsize} bytes")
-        return widened(found.view(np.uint16)) if is_bfloat16 else found
+        if not as_bits:
+            return found
+        return found.view(np.uint16) if bits else widened(found.view(np.uint16))
 
-    def _imported(self, array: Any, name: str, is_bfloat16: bool) -> Array:
+    def _imported(self, array: Any, name: str, as_bits: bool) -> Array:
         """Another library's array as cupy's, upon the same memory; of torch's bfloat16 the bits."""
         if not is_on_device(array):
             raise WrongDevice(
                 f"{name} lies on the host and is computed with on a GPU; move it there, e.g. cupy.asarray"
             )
         try:
-            if is_bfloat16 and "torch" in sys.modules:  # cupy reads no bfloat16 before version 14
+            if as_bits and "torch" in sys.modules:  # cupy reads no bfloat16 before version 14
                 array = array.view(sys.modules["torch"].int16)
             return self.xp.from_dlpack(array) if hasattr(array, "__dlpack__") else self.xp.asarray(array)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -130,11 +138,6 @@ class CupyDevice:
         """As device.Device; waits for the current stream."""
         result: NDArray[Any] = self.xp.asnumpy(array)
         return result
-
-
-def widened(bits: Array) -> Array:
-    """The float32 numbers of bfloat16 bits, uint16."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def capability(properties: Any) -> int:

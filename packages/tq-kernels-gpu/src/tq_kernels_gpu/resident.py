@@ -40,9 +40,9 @@ class Resident:
         """The array itself."""
         return array
 
-    def adopt(self, array: object, name: str) -> Array:
+    def adopt(self, array: object, name: str, *, bits: bool = False) -> Array:
         """As device.Device."""
-        return self._device.adopt(array, name)
+        return self._device.adopt(array, name, bits=bits)
 
     def __eq__(self, other: object) -> bool:
         return other is self._device or (isinstance(other, Resident) and other._device is self._device)
