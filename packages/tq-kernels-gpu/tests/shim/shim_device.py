@@ -21,7 +21,8 @@ FAILURES = {
     3: "no memory for the stacks",
     4: "a thread wrote behind the shared memory that was asked for",
 }
-HEADER = Path(__file__).with_name("shim.h")
+HERE = Path(__file__).parent
+HEADERS = sorted(HERE.glob("*.h"))
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a CUDA grid; none at all is refused, or by cupy made one
 
 
@@ -35,12 +36,13 @@ def build(module, folder):
     text = "\n".join(
         ['#include "shim.h"', sources.source(module), *(f"TQ_EXPORT({name})" for name in sources.kernels(module)), ""]
     )
-    digest = hashlib.sha256((text + HEADER.read_text() + repr(FLAGS)).encode()).hexdigest()[:16]
+    read = "".join(header.read_text() for header in HEADERS)
+    digest = hashlib.sha256((text + read + repr(FLAGS)).encode()).hexdigest()[:16]
     library = Path(folder) / f"{module}-{digest}.so"
     if not library.exists():
         unit, made = library.with_suffix(f".{os.getpid()}.cpp"), library.with_suffix(f".{os.getpid()}.so")
         unit.write_text(text)
-        command = [compiler(), *FLAGS, f"-I{HEADER.parent}", str(unit), "-o", str(made)]
+        command = [compiler(), *FLAGS, f"-I{HERE}", str(unit), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise AssertionError(f"{module}.cu does not compile for the CPU:\n{done.stderr}")
