@@ -43,13 +43,13 @@ class Device(Protocol):
         """
 
 
-def is_on_device(x: object) -> bool:
+def is_on_device(x: Any) -> bool:
     """Whether x is an array that numpy cannot read where it lies."""
     if isinstance(x, np.ndarray):
         return False
     if hasattr(type(x), "__dlpack_device__"):
         try:
-            return x.__dlpack_device__()[0] not in HOST_MEMORY  # type: ignore[attr-defined]
+            return bool(x.__dlpack_device__()[0] not in HOST_MEMORY)
         except (BufferError, RuntimeError, TypeError, ValueError):  # such as torch's device `meta`, without memory
             return True
     return hasattr(type(x), "__cuda_array_interface__")

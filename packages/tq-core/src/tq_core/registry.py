@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,8 +212,7 @@ def door(backend: Backend, follows: bool, x: object, name: str) -> tuple[Any, De
             f"{name} lies on a device and backend {backend.name!r} computes on the host; "
             "copy it to the host, or ask for backend='gpu' (or 'auto', which follows the data)"
         )
-    on_device: SearchingBackend = chosen.on_device  # type: ignore[attr-defined]
-    return on_device, device
+    return cast(DeviceBackend, chosen).on_device, device
 
 
 def backends() -> dict[str, str]:

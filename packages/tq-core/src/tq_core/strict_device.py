@@ -8,6 +8,7 @@ who computes where; that kernels are right is proved elsewhere.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
+from unittest.mock import patch
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -208,13 +209,12 @@ class HostGpu(NumpyBackend):
 @contextmanager
 def installed(backend: Any) -> Iterator[Any]:
     """Within it, `backend` is what the name `gpu` stands for."""
-    known = registry.loaders
+    known = registry.loaders()
     registry._load.cache_clear()
-    registry.loaders = lambda: {**known(), backend.name: lambda: backend}  # type: ignore[assignment]
     try:
-        yield backend
+        with patch.object(registry, "loaders", lambda: known | {backend.name: lambda: backend}):
+            yield backend
     finally:
-        registry.loaders = known
         registry._load.cache_clear()
 
 
