@@ -9,6 +9,28 @@ from tq_core import OutOfDeviceMemory
 from tq_core.strict_device import full_after
 
 
+def state(cache, path):
+    """All that a cache holds."""
+    cache.save(path, overwrite=True)
+    return path.read_bytes()
+
+
+def wherever_full(call, check, *, thinned=0):
+    """What `call` gives once memory suffices, and how often it did not: for no allocation, for one more each time.
+
+    `check` looks at what a failed call left. `thinned`: steps grow by one each so many allocations.
+    """
+    room = failures = 0
+    while True:
+        try:
+            with full_after(room):
+                return call(), failures
+        except OutOfDeviceMemory:
+            check()
+            room += 1 + (room // thinned if thinned else 0)
+            failures += 1
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_full_device_is_a_typed_error_and_changes_nothing(gpu, policy, tmp_path):
     pair = Pair(gpu, policy)
@@ -16,17 +38,12 @@ def test_a_full_device_is_a_typed_error_and_changes_nothing(gpu, policy, tmp_pat
     before = pair.snapshots(tmp_path).read_bytes()
     keys, values = (gpu.device.asarray(pair.vectors(40)) for _ in range(2))
     pair.there.fork().append(keys, values, 0)  # the tables of codecs are made at first use
-    failed = 0
-    while True:
-        try:
-            with full_after(failed):
-                pair.there.append(keys, values, 0)
-            break
-        except OutOfDeviceMemory:
-            failed += 1
-            pair.there.save(tmp_path / "there", overwrite=True)
-            assert (tmp_path / "there").read_bytes() == before
-    assert failed > 10
+
+    def unchanged():
+        assert state(pair.there, tmp_path / "there") == before
+
+    _, failures = wherever_full(lambda: pair.there.append(keys, values, 0), unchanged)
+    assert failures > 10
     pair.here.append(gpu.device.to_host(keys), gpu.device.to_host(values), 0)
     pair.snapshots(tmp_path)
 
@@ -54,27 +71,17 @@ def test_an_update_that_cannot_decode_appended_nothing(gpu, policy, held, tmp_pa
     before = pair.snapshots(tmp_path).read_bytes()
     keys, values = (gpu.device.asarray(pair.vectors(5)) for _ in range(2))
     pair.there.fork().update(keys, values, 0)  # the tables of codecs are made at first use
-    failed = 0
-    while True:
-        try:
-            with full_after(failed):
-                found = pair.there.update(keys, values, 0)
-            break
-        except OutOfDeviceMemory:
-            failed += 1 + failed // 8  # each of the first, then most
-            pair.there.save(tmp_path / "there", overwrite=True)
-            assert (tmp_path / "there").read_bytes() == before
-    assert failed > 10
+
+    def unchanged():
+        assert state(pair.there, tmp_path / "there") == before
+
+    found, failures = wherever_full(lambda: pair.there.update(keys, values, 0), unchanged, thinned=8)
+    assert failures > 10
     expected = pair.here.update(gpu.device.to_host(keys), gpu.device.to_host(values), 0)
     for got, want in zip(found, expected, strict=True):
         np.testing.assert_array_equal(gpu.device.to_host(got), want)
     pair.append(2)
     pair.snapshots(tmp_path)
-
-
-def state(cache, path):
-    cache.save(path, overwrite=True)
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize(("origin", "capacity"), [("made", 0), ("made", 30), ("loaded", 0)])
